@@ -1,0 +1,83 @@
+"""Compile the hot path (``src/tazza/hot``) where a compiler is at hand; everything else is in pyproject.toml.
+
+The same ``.py`` files run with and without compilation (docs/design/0002-hot-path.md). The environment decides:
+
+* ``TAZZA_COMPILE`` unset: compile; a missing or failing compiler leaves a working pure-Python install and says so.
+* ``TAZZA_COMPILE=0``: do not compile.
+* ``TAZZA_COMPILE=1``: compile; a failure fails the installation.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import BaseError, CCompilerError
+
+HOT = Path("src/tazza/hot")
+CHOICE = os.environ.get("TAZZA_COMPILE", "")
+REQUIRED = CHOICE == "1"
+
+
+def main() -> None:
+    """Run setuptools with the extensions that the environment asks for."""
+    if CHOICE not in ("", "0", "1"):
+        raise SystemExit(f"TAZZA_COMPILE: got {CHOICE!r}, expected 0 (never), 1 (must succeed) or nothing (try)")
+    modules = [] if CHOICE == "0" else extensions()
+    setup(ext_modules=modules, cmdclass={"build_ext": AllOrNothing}, options={"build_ext": {"parallel": True}})
+
+
+def extensions() -> list[Extension]:
+    """Translate every public module of the hot package to C; an empty list where that is not possible."""
+    try:
+        from Cython.Build import cythonize
+        from Cython.Compiler.Errors import CompileError
+    except ImportError as error:
+        return give_up(error)
+    sources = sorted(p for p in (*HOT.glob("*.py"), *HOT.glob("*.pyx")) if not p.name.startswith("_"))
+    modules = [Extension(f"tazza.hot.{p.stem}", [p.as_posix()], extra_compile_args=flags()) for p in sources]
+    try:
+        return (
+            cythonize(modules, build_dir="build/cython", include_path=["src"], language_level="3", quiet=True)
+            if modules
+            else []
+        )
+    except CompileError as error:
+        return give_up(error)
+
+
+def flags() -> list[str]:
+    """Optimise without changing arithmetic, and leave out what would make two builds differ."""
+    return ["/O2"] if sys.platform == "win32" else ["-O3", "-g0", "-ffp-contract=off"]
+
+
+def give_up(error: Exception) -> list[Extension]:
+    """Fail if compilation was demanded, else say what the install lacks."""
+    if REQUIRED:
+        raise SystemExit(f"TAZZA_COMPILE=1, but the hot path cannot be compiled: {error}") from error
+    print(
+        f"tazza: the hot path is NOT compiled ({type(error).__name__}: {error}).\n"
+        "tazza: the install works and `tazza devices` says 'uncompiled'; allocations and `with ctx:` are slower.\n"
+        "tazza: install a C compiler and Python's headers and install again to compile it.",
+        file=sys.stderr,
+    )
+    return []
+
+
+class AllOrNothing(build_ext):
+    """Keep all extensions or none: compiled modules lay out objects that the others rely on."""
+
+    def run(self) -> None:
+        """Build; on failure remove what was built and go on without, unless compilation was demanded."""
+        try:
+            super().run()
+        except (CCompilerError, BaseError, OSError) as error:
+            for extension in self.extensions:
+                Path(self.get_ext_fullpath(extension.name)).unlink(missing_ok=True)
+            self.extensions = give_up(error)
+
+
+main()
