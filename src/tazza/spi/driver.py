@@ -1,0 +1,156 @@
+"""The contract of a backend: raw, stateless primitives.
+
+Argument checks, caching, statistics, ownership, ordering and error context are written once above this line. A
+primitive either succeeds or raises a :class:`tazza.errors.BackendError` and changes nothing. Every method may be called
+from any thread. ``device`` is always a :class:`DeviceInfo` that the same driver described.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+
+import numpy as np
+
+from tazza.errors import UnsupportedError
+from tazza.spi.values import Address, Capabilities, CopyKind, DeviceInfo, Handle, MemoryInfo
+
+__all__ = ["Driver"]
+
+
+class Driver(abc.ABC):
+    """One backend in one process.
+
+    Queue and event primitives are called only where ``Capabilities.queues`` is true; ``queue`` is None in `copy` and
+    `fill` where it is false, and they are then complete when they return.
+    """
+
+    name: str
+
+    # Identity ------------------------------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def devices(self) -> tuple[DeviceInfo, ...]:
+        """Describe every visible device, in order; may initialise the driver, never a device context."""
+
+    @abc.abstractmethod
+    def capabilities(self, device: DeviceInfo) -> Capabilities:
+        """Say what the device can do."""
+
+    def part(self, device: DeviceInfo, part: str) -> DeviceInfo:
+        """Describe the named part of a device, as in ``cpu:0[2-3]``."""
+        raise UnsupportedError(f"{device.name} has no parts; use the whole device")
+
+    def split(self, device: DeviceInfo, count: int) -> tuple[DeviceInfo, ...]:
+        """Describe `count` disjoint sub-devices that share the device's memory domain."""
+        raise UnsupportedError(f"{device.name} cannot be split; use the whole device")
+
+    def thread_attach(self, device: DeviceInfo) -> None:  # noqa: B027  most need nothing
+        """Prepare the calling thread, which tazza owns, for work of the device. The default does nothing."""
+
+    def poison(self, device: DeviceInfo) -> str | None:
+        """Return why the device is lost for this process, or None while it is well."""
+        return None
+
+    def rebuild(self) -> Driver:
+        """Return a driver on which every device is well again (``rebuild`` only); contexts of this one stay lost."""
+        raise UnsupportedError(f"backend {self.name} cannot be used again in this process; start a new one")
+
+    def native(self, device: DeviceInfo) -> object:
+        """Return what the backend offers beyond tazza's nouns, as ``ctx.native``."""
+        raise UnsupportedError(f"backend {self.name} has nothing of its own beside the context's methods")
+
+    # Memory --------------------------------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def memory_allocate(self, device: DeviceInfo, nbytes: int) -> Address:
+        """Return the address of `nbytes` (> 0) fresh bytes; raise OutOfMemoryError where there is no room."""
+
+    @abc.abstractmethod
+    def memory_free(self, device: DeviceInfo, address: Address) -> None:
+        """Give back an address that `memory_allocate` returned and that no queue uses any more."""
+
+    @abc.abstractmethod
+    def memory_info(self, device: DeviceInfo) -> MemoryInfo:
+        """Report free and total bytes."""
+
+    @abc.abstractmethod
+    def copy(
+        self, device: DeviceInfo, queue: Handle | None, dst: Address, src: Address, nbytes: int, kind: CopyKind
+    ) -> None:
+        """Copy bytes; overlapping ranges of one domain copy as if through a temporary.
+
+        Host addresses stay valid until the copy is done: the caller holds their owner.
+        """
+
+    @abc.abstractmethod
+    def fill(self, device: DeviceInfo, queue: Handle | None, dst: Address, pattern: bytes, nbytes: int) -> None:
+        """Repeat `pattern` over `nbytes`, a multiple of its length."""
+
+    # Functions -----------------------------------------------------------------------------------------------------
+
+    def enqueue(self, device: DeviceInfo, queue: Handle, function: Callable[[], None]) -> None:
+        """Run a host function when its turn in the queue comes (``host_functions`` only). It never raises."""
+        raise UnsupportedError(f"{device.name} does not run host functions in its queues")
+
+    def view(
+        self,
+        device: DeviceInfo,
+        address: Address,
+        dtype: np.dtype,
+        shape: tuple[int, ...],
+        strides: tuple[int, ...] | None,
+        readonly: bool,
+    ) -> np.ndarray:
+        """See device memory as a NumPy array (``host_functions`` only).
+
+        Where the memory is not host-addressable this is allowed only inside a function that `enqueue` is running, and
+        the array dies with it: `escaped` tells whether it did.
+        """
+        raise UnsupportedError(f"{device.name} gives the host no views of its memory; use ctx.to_numpy")
+
+    def escaped(self, device: DeviceInfo) -> int:
+        """Count the views made by the enqueued function that is ending in this thread and are still alive."""
+        return 0
+
+    # Queues and events ---------------------------------------------------------------------------------------------
+
+    def queue_create(self, device: DeviceInfo, priority: int) -> Handle:
+        """Make an in-order queue; larger `priority` is more urgent, clamped to what the device has."""
+        raise UnsupportedError(f"{device.name} has no queues")
+
+    def queue_destroy(self, device: DeviceInfo, queue: Handle) -> None:
+        """Give the queue back once its work is done; does not wait."""
+        raise UnsupportedError(f"{device.name} has no queues")
+
+    def queue_adopt(self, device: DeviceInfo, native: object) -> Handle:
+        """Turn a foreign queue into a handle; the foreign owner keeps it alive."""
+        raise UnsupportedError(f"{device.name} does not adopt foreign queues; use ctx.new_stream()")
+
+    def queue_native(self, device: DeviceInfo, queue: Handle) -> object:
+        """Return the object or integer under which other libraries know the queue."""
+        raise UnsupportedError(f"{device.name} has no native queue to show")
+
+    def queue_wait(self, device: DeviceInfo, queue: Handle, event: Handle) -> None:
+        """Make later work of the queue wait for the event, without the host."""
+        raise UnsupportedError(f"{device.name} has no queues")
+
+    def event_record(self, device: DeviceInfo, queue: Handle, timing: bool) -> Handle:
+        """Make an event that is done when everything queued so far is."""
+        raise UnsupportedError(f"{device.name} has no queues")
+
+    def event_query(self, device: DeviceInfo, event: Handle) -> bool:
+        """Tell whether the event is done; raise BackendError where the device failed before it."""
+        raise UnsupportedError(f"{device.name} has no queues")
+
+    def event_synchronize(self, device: DeviceInfo, event: Handle, timeout: float) -> bool:
+        """Wait in the host for at most `timeout` seconds; return whether the event is done."""
+        raise UnsupportedError(f"{device.name} has no queues")
+
+    def event_elapsed_ns(self, device: DeviceInfo, start: Handle, end: Handle) -> int:
+        """Nanoseconds between two done events that were recorded with timing."""
+        raise UnsupportedError(f"{device.name} has no queues")
+
+    def event_destroy(self, device: DeviceInfo, event: Handle) -> None:
+        """Give the event back; it may still be waited for by queues."""
+        raise UnsupportedError(f"{device.name} has no queues")

@@ -1,0 +1,110 @@
+"""Frozen values that cross the border between the core and a backend."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+__all__ = ["Address", "Capabilities", "CopyKind", "DeviceInfo", "Handle", "Level", "MemoryInfo"]
+
+Address = int
+"""An address in a device's memory domain; only an integer, never dereferenced by the core."""
+
+Handle = object
+"""A backend's own queue or event; opaque to the core."""
+
+
+class CopyKind(enum.Enum):
+    """Where the two addresses of a copy lie, seen from the device whose queue carries it."""
+
+    WITHIN = "within"
+    FROM_HOST = "from_host"
+    TO_HOST = "to_host"
+    PEER = "peer"
+
+
+class Level(enum.Enum):
+    """The levels of the contract battery, in order; each contains the ones before it."""
+
+    TRANSPORT = "transport"
+    KERNELS = "kernels"
+    ARRAYS = "arrays"
+    DNN = "dnn"
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceInfo:
+    """Identity and properties of one device.
+
+    Attributes:
+        backend: the backend's name.
+        ordinal: the device's index in the backend, after any visible-device mask.
+        part: empty, or which part of the device this is (``"0-3"`` for CPU cores 0 to 3).
+        title: the vendor's name of the device.
+        uuid: stable identity across processes and masks.
+        memory_domain: devices of equal domain see the same addresses.
+        memory_total: bytes, as the device or its cgroup reports them.
+        cores: host processors on which the device's threads may run; empty where that means nothing.
+        extra: whatever else the backend knows, for people to read.
+    """
+
+    backend: str
+    ordinal: int
+    title: str
+    uuid: str
+    memory_domain: str
+    memory_total: int
+    part: str = ""
+    cores: tuple[int, ...] = ()
+    extra: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}), compare=False, hash=False)
+
+    @property
+    def name(self) -> str:
+        """``backend:ordinal``, with the part in brackets: ``cpu:0``, ``cpu:0[2-3]``, ``sim:1``."""
+        return f"{self.backend}:{self.ordinal}" + (f"[{self.part}]" if self.part else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a device can do; the core and the contract battery read this and never probe.
+
+    Attributes:
+        level: the highest level of the contract battery that the device passes.
+        queues: it has queues of its own; otherwise the core runs its work in host threads.
+        host_addressable: the host may dereference its addresses.
+        host_functions: a launched function is a host function that runs when its turn comes; otherwise it runs at
+            submission and may only enqueue.
+        cross_device_wait: a queue can wait for an event of another device of the same backend.
+        peer_copy: memory can be copied to another device of the same backend without the host.
+        timing: events can carry times.
+        split: the device can be split into sub-devices.
+        rebuild: a poisoned device can be used again in the same process.
+        alignment: every allocation is aligned to this many bytes.
+        dtypes: names of the dtypes that kernels understand.
+        array_libraries: names accepted by ``arrays=``, the default first.
+        array_allocations: whether memory taken by the array library itself is ``"hooked"`` or ``"outside"``.
+    """
+
+    level: Level
+    queues: bool
+    host_addressable: bool
+    host_functions: bool
+    cross_device_wait: bool = False
+    peer_copy: bool = False
+    timing: bool = True
+    split: bool = False
+    rebuild: bool = True
+    alignment: int = 64
+    dtypes: frozenset[str] = frozenset()
+    array_libraries: tuple[str, ...] = ()
+    array_allocations: str = "outside"
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryInfo:
+    """Bytes of a device as its driver reports them now."""
+
+    free: int
+    total: int
