@@ -1,0 +1,44 @@
+cimport cython
+
+from tazza.hot.process cimport Process
+
+
+@cython.final
+cdef class Frame:
+    cdef readonly object owner
+    cdef readonly object context
+    cdef readonly object stream
+    cdef readonly object account
+    cdef readonly object task
+    cdef readonly Frame parent
+    cdef readonly long generation
+    cdef public object token
+    cdef object __weakref__
+
+
+cdef class Default:
+    cdef public Frame frame
+
+
+cdef class Scope:
+    pass
+
+@cython.locals(frame=Frame)
+cpdef Frame make_frame(object owner, object context, object stream, object account, object task, Frame parent)
+
+cdef object _get
+cdef object _set
+cdef object _reset
+cdef Default _default
+
+@cython.locals(frame=Frame)
+cpdef Frame top()
+@cython.locals(frame=Frame)
+cpdef current()
+@cython.locals(frame=Frame, fallback=Frame)
+cpdef Frame frame_of(object context)
+cpdef _push(Frame frame)
+@cython.locals(frame=Frame)
+cpdef _pop(Scope scope)
+
+cdef Process process

@@ -1,0 +1,2 @@
+cdef class Point:
+    cdef public tuple listeners

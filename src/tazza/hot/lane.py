@@ -1,0 +1,243 @@
+# cython: language_level=3, annotation_typing=False, boundscheck=False, wraparound=False
+"""Lanes: the memory that is reused in the order of one stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tazza.hot.block import Block
+from tazza.hot.heap import Heap
+from tazza.hot.process import process
+
+__all__ = ["STACKED", "Lane", "StreamCore"]
+
+STACKED = 1024
+"""Small blocks of fewer than this many alignment units are kept on one stack for each size, others in their heap."""
+
+_SPLIT = 2  # a wholly free large segment is only broken up by requests of at least half its size
+
+
+class Lane:
+    """Free memory of one home stream: a stack of blocks for each small size over two heaps. Made by ``pool.new_lane``.
+
+    A block that only its home stream used is reused at once by the same stream: the queue orders the two uses.
+
+    Attributes:
+        pool: the `Pool` it belongs to.
+        small, large: heaps of what is not in the stacks; small blocks do not pin large segments.
+        busy: a heap is at work; who sees this was called from inside it.
+        shared: all streams of a device that the host orders share it, so no stream counts as home.
+        home: returns the long-lived half of the stream it belongs to, or None when that is gone; None if it has none.
+        closed: its stream is gone; blocks that still come back go to `heir`, once there is one.
+        heir: the lane that took its memory over, or will.
+        freed_at: queued work up to this number of the home stream may still use memory that is free here; 0: none.
+        blocks: the pool's, of which the stacked ones are some.
+        stacks: the top block of each size's stack; `Block.next` leads to the one below.
+        stacked_nbytes: bytes in the stacks.
+    """
+
+    __slots__ = (
+        "blocks",
+        "busy",
+        "closed",
+        "freed_at",
+        "heir",
+        "home",
+        "large",
+        "pool",
+        "shared",
+        "shift",
+        "small",
+        "stacked_nbytes",
+        "stacks",
+    )
+
+    def __init__(self, pool: Any, shift: int, shared: bool = False) -> None:
+        self.pool = pool
+        self.blocks: dict[int, Block] = pool.blocks
+        self.shift = shift
+        self.shared = shared
+        self.small = Heap()
+        self.large = Heap(_SPLIT)
+        self.busy = False
+        self.stacks: list[Block | None] = [None] * STACKED
+        self.stacked_nbytes = 0
+        self.home: Callable[[], Any] | None = None
+        self.closed = False
+        self.heir: Lane | None = None
+        self.freed_at = 0
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "shared" if self.shared else "open"
+        return f"<Lane, {state}: {self.free_nbytes()} bytes free>"
+
+    def free_nbytes(self) -> int:
+        """Return the bytes that could be handed out again."""
+        return self.small.free_nbytes + self.large.free_nbytes + self.stacked_nbytes
+
+    def idle_nbytes(self) -> int:
+        """Return the bytes of segments that are wholly free."""
+        return self.small.idle_nbytes() + self.large.idle_nbytes()
+
+    def pop(self, nbytes: int) -> Block | None:
+        """Return a stacked block of exactly `nbytes`, or None."""
+        index = nbytes >> self.shift
+        if index >= STACKED:
+            return None
+        block = self.stacks[index]
+        if block is not None:
+            self.stacks[index] = block.next
+            block.next = None
+            self.stacked_nbytes -= nbytes
+        return block
+
+    def push(self, block: Block) -> bool:
+        """Stack a small block that is no longer live; returns False where its size has no stack."""
+        index = block.nbytes >> self.shift
+        if index >= STACKED or not block.small:
+            return False
+        block.next = self.stacks[index]
+        self.stacks[index] = block
+        self.stacked_nbytes += block.nbytes
+        return True
+
+    def current(self) -> Lane:
+        """Return the lane that owns the memory now: itself, or the last of its heirs."""
+        lane = self
+        while lane.heir is not None:
+            lane = lane.heir
+        return lane
+
+    def stamp(self) -> None:
+        """Note how far the home stream has got, as what was queued so far may use a block that is about to come back.
+
+        It may run Python code, so nobody may be able to reach that block.
+        """
+        if self.shared or self.home is None:
+            return
+        runner = self.home()
+        if runner is not None:
+            number: int = runner.submitted
+            if number > self.freed_at:
+                self.freed_at = number
+
+    def settled(self, number: int) -> None:
+        """Take note that work up to `number` is over, where nothing came back since `freed_at` was that."""
+        with process.lock:
+            if self.freed_at == number:
+                self.freed_at = 0
+
+    # The heaps: each step sets `busy`, because the collector may run a finaliser wherever a heap makes an object -----
+
+    def carve(self, nbytes: int, small: bool) -> int:
+        """Return the address of `nbytes` bytes; -1 where no chunk is that large or a heap is at work."""
+        if self.busy:
+            return -1
+        heap = self.small if small else self.large
+        self.busy = True
+        try:
+            address: int = heap.allocate(nbytes)
+            if address < 0 and self.stacked_nbytes:
+                self._empty_stacks()
+                address = heap.allocate(nbytes)
+        finally:
+            self.busy = False
+        return address
+
+    def restore(self, block: Block) -> bool:
+        """Give a block's bytes back to their heap; False where one is at work."""
+        if self.busy:
+            return False
+        heap = self.small if block.small else self.large
+        self.busy = True
+        try:
+            self.blocks.pop(block.address, None)
+            heap.free(block.address, block.nbytes)
+        finally:
+            self.busy = False
+        return True
+
+    def enlist(self, address: int, nbytes: int, granted: int, small: bool) -> bool:
+        """Take over a segment of which the first `granted` bytes are taken; False where a heap is at work."""
+        if self.busy:
+            return False
+        heap = self.small if small else self.large
+        self.busy = True
+        try:
+            heap.segments[address] = nbytes
+            if nbytes > granted:
+                heap.free(address + granted, nbytes - granted)
+        finally:
+            self.busy = False
+        return True
+
+    def withdraw(self, wanted: int) -> Lane | None:
+        """Give up the idle segment that yields `wanted` bytes best, as a lane of its own whose heir this one is.
+
+        Returns:
+            None where nothing is idle or a heap is at work.
+        """
+        if self.busy:
+            return None
+        apart = Lane(self.pool, self.shift)
+        apart.closed = True
+        apart.heir = self
+        self.busy = True
+        try:
+            self._empty_stacks()
+            for heap, target in ((self.large, apart.large), (self.small, apart.small)):
+                address = heap.idle_segment(wanted)
+                if address >= 0:
+                    target.add(address, heap.remove(address))
+                    return apart
+        finally:
+            self.busy = False
+        return None
+
+    def inherit(self, other: Lane) -> bool:
+        """Take over all memory of a lane that no queue uses any more; False where a heap of either is at work."""
+        if self.busy or other.busy:
+            return False
+        self.busy = other.busy = True
+        try:
+            other._empty_stacks()
+            self.small.absorb(other.small)
+            self.large.absorb(other.large)
+            other.heir = self
+        finally:
+            self.busy = other.busy = False
+        return True
+
+    def unstack(self) -> None:
+        """Put the stacked blocks back into the heap, unless one is at work."""
+        if self.stacked_nbytes and not self.busy:
+            self.busy = True
+            try:
+                self._empty_stacks()
+            finally:
+                self.busy = False
+
+    def _empty_stacks(self) -> None:
+        for index in range(len(self.stacks)):
+            while self.stacks[index] is not None:
+                block = self.pop(index << self.shift)
+                if block is not None:
+                    self.blocks.pop(block.address, None)
+                    self.small.free(block.address, block.nbytes)
+
+
+class StreamCore:
+    """Compiled base of a stream: what the allocation path reads.
+
+    Attributes:
+        lane: the `Lane` from which work on this stream allocates; one that is not shared has the stream as its home.
+        generation: the process generation (see `tazza.hot.process`) in which the stream was made.
+
+    >>> StreamCore().lane is None
+    True
+    """
+
+    def __init__(self) -> None:
+        self.lane: Lane | None = None
+        self.generation = process.generation

@@ -1,0 +1,1 @@
+"""Pure allocation arithmetic: integers in, integers out; no devices, no locks."""
