@@ -1,0 +1,100 @@
+"""NumPy on a device whose memory the host can address: arrays are ordinary NumPy arrays in pooled memory."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import numpy as np
+
+from tazza.core import transfer
+from tazza.core.arraylib import ArrayLibrary
+from tazza.core.dtypes import dtype_on
+from tazza.core.task import Task
+from tazza.errors import ArgumentError, UsageError
+from tazza.hot import Buffer
+
+__all__ = ["HostNumpy"]
+
+Array = np.ndarray[Any, np.dtype[Any]]
+_BYTE = np.dtype(np.uint8)
+
+
+@final
+class HostNumpy(ArrayLibrary):
+    """NumPy through array-api-compat."""
+
+    name = "numpy"
+
+    def namespace(self) -> Any:
+        context = self.context
+        if not context.inside_task and not context.stream.is_inline:
+            raise UsageError(
+                f"{context.stream!r} is current, and eager operations would not queue on it; "
+                "put them into a function and give that to ctx.launch"
+            )
+        import array_api_compat.numpy as namespace
+
+        return namespace
+
+    def owns(self, value: object) -> bool:
+        return isinstance(value, np.ndarray)
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        return self._fresh(shape, np.dtype(dtype))
+
+    def asarray(self, value: object, dtype: Any, copy: bool | None) -> Array:
+        if isinstance(value, Task):
+            value = value.result()
+        if isinstance(value, Buffer):
+            value = self._from_buffer(value, copy)
+            copy = None if copy else copy
+        try:
+            array = np.asarray(value, dtype=dtype, copy=False if copy is False else None)
+        except (TypeError, ValueError) as error:
+            raise ArgumentError(f"obj: {type(value).__name__} cannot become an array here: {error}") from None
+        if array.dtype.kind not in "biufc":
+            dtype_on(self.context.device, array.dtype)
+        if copy and isinstance(value, np.ndarray):
+            fresh = self._fresh(array.shape, array.dtype)
+            np.copyto(fresh, array)
+            return fresh
+        return array
+
+    def _from_buffer(self, buffer: Buffer, copy: bool | None) -> Array:
+        context = self.context
+        dtype = _BYTE if buffer.dtype is None else buffer.dtype
+        if self.reaches(buffer):
+            buffer.block.owner.host_access(buffer)
+            if not copy:
+                return np.asarray(buffer)
+        elif copy is False:
+            raise ArgumentError(f"obj: memory of {buffer.device} cannot be used on {context.device} without a copy")
+        fresh = self._fresh(buffer.shape, dtype)
+        transfer.copy(context.own_stream, fresh, buffer)
+        return fresh
+
+    def receive(self, result: Buffer) -> Array:
+        fresh = self._fresh(result.shape, _BYTE if result.dtype is None else result.dtype)
+        transfer.fetch(self.context.own_stream, fresh, result)
+        return fresh
+
+    def to_numpy(self, value: object) -> Array:
+        if isinstance(value, Buffer):
+            return self.asarray(value, None, None)
+        return np.asarray(value)
+
+    def inside(self, buffer: Buffer) -> Array:
+        # Not np.asarray(buffer): that would wait for the buffer's streams, of which this is one.
+        return buffer._unwaited().array()
+
+    def outcome(self, array: Any, seen: list[tuple[Any, Buffer]]) -> Any:
+        return array
+
+    def _fresh(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        count = 1
+        for extent in shape:
+            if isinstance(extent, bool) or not isinstance(extent, (int, np.integer)) or extent < 0:
+                raise ArgumentError.of("shape", shape, "non-negative integers")
+            count *= int(extent)
+        # Fresh memory has no users to wait for, so the export protocols, which would ask, are passed by.
+        return self.inside(self.context.allocate(count * dtype.itemsize, dtype=dtype, shape=shape))

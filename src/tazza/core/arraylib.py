@@ -1,0 +1,82 @@
+"""What an array library is to a context: the user's own arrays on one device."""
+
+from __future__ import annotations
+
+import abc
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from tazza.errors import ClosedError
+from tazza.hot import Buffer
+
+__all__ = ["ArrayLibrary", "map_leaves"]
+
+
+class ArrayLibrary(abc.ABC):
+    """One array library on one context; found by name, stateless apart from the context it was made for."""
+
+    name: str
+
+    def __init__(self, context: Any) -> None:
+        self._context = weakref.ref(context)
+
+    @abc.abstractmethod
+    def namespace(self) -> Any:
+        """Return the Array API namespace with creation functions bound to the device.
+
+        Raises:
+            UsageError: eager operations are not possible here; says what to do instead.
+        """
+
+    @abc.abstractmethod
+    def owns(self, value: object) -> bool:
+        """Tell whether `value` is an array that this library made in this context's memory domain or can use there."""
+
+    def reaches(self, buffer: Buffer) -> bool:
+        """Tell whether functions launched on the context can see the buffer's memory."""
+        return bool(buffer.device.memory_domain == self.context.device.memory_domain)
+
+    @property
+    def context(self) -> Any:
+        """The context that the library was made for, which holds it: a strong reference would be a cycle."""
+        context = self._context()
+        if context is None:
+            raise ClosedError("the context of these arrays is gone; keep it while it is used")
+        return context
+
+    @abc.abstractmethod
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """Make an uninitialised array, in pooled memory of the context unless a task makes it for itself."""
+
+    @abc.abstractmethod
+    def asarray(self, value: object, dtype: Any, copy: bool | None) -> Any:
+        """Bring host data, or an array of any context, onto the device."""
+
+    @abc.abstractmethod
+    def receive(self, result: Buffer) -> Any:
+        """Make a private copy of what a finished task of another memory domain returned."""
+
+    @abc.abstractmethod
+    def to_numpy(self, value: object) -> Any:
+        """Copy into the host, after what is queued on the array."""
+
+    @abc.abstractmethod
+    def inside(self, buffer: Buffer) -> Any:
+        """The array that a launched function sees in place of a Buffer argument."""
+
+    @abc.abstractmethod
+    def outcome(self, array: Any, seen: list[tuple[Any, Buffer]]) -> Any:
+        """What the task keeps for an array that the function returned; `seen` pairs its views with their buffers."""
+
+
+def map_leaves(function: Callable[[Any], Any], value: Any) -> Any:
+    """Apply `function` to every leaf of nested lists, tuples and dicts; other containers are leaves."""
+    kind = type(value)
+    if kind is list or kind is tuple:
+        return kind(map_leaves(function, item) for item in value)
+    if isinstance(value, tuple) and hasattr(kind, "_make"):  # a named tuple, as typing.NamedTuple makes them
+        return kind._make(map_leaves(function, item) for item in value)
+    if kind is dict:
+        return {key: map_leaves(function, item) for key, item in value.items()}
+    return function(value)

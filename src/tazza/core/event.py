@@ -1,0 +1,353 @@
+"""Events: points in a stream that can be waited for, and the one that user code completes.
+
+```
+             record            reached
+ (stream) ───────────▶ SCHEDULED ─────▶ SUCCESS
+                           └── driver ▶ FAILED
+ HostEvent: INITIALIZED ── succeed/fail ▶ SUCCESS/FAILED
+```
+"""
+
+from __future__ import annotations
+
+import abc
+import enum
+from collections.abc import Callable, Generator, Iterable
+from typing import Any, NoReturn, final
+
+from tazza.core.completion import (
+    Latch,
+    await_latch,
+    call_later,
+    frameless,
+    now_ns,
+    poll,
+    raise_copy,
+    timeout_or_default,
+)
+from tazza.errors import ArgumentError, BackendError, ForkedError, UnsupportedError, UsageError, WaitTimeoutError
+from tazza.hot import generation, point, top
+from tazza.hot.hooks import Operation, emit
+from tazza.spi import DeviceInfo, Driver, Handle
+
+__all__ = ["Event", "EventStatus", "HostEvent", "Placement", "Waitable", "several"]
+
+
+class EventStatus(enum.Enum):
+    """The states of an event, as in Caffe2.
+
+    >>> import tazza as tz
+    >>> tz.HostEvent().status is tz.EventStatus.INITIALIZED
+    True
+    """
+
+    INITIALIZED = 0
+    SCHEDULED = 1
+    SUCCESS = 2
+    FAILED = 3
+
+
+@final
+class Placement:
+    """Where a native event lies, so that queues of the same driver can wait for it without the host."""
+
+    __slots__ = ("__weakref__", "_generation", "device", "driver", "handle")
+
+    def __init__(self, driver: Driver, device: DeviceInfo, handle: Handle) -> None:
+        self.driver, self.device, self.handle = driver, device, handle
+        self._generation = generation()
+
+    def __del__(self) -> None:
+        if self._generation == generation():
+            self.driver.event_destroy(self.device, self.handle)
+
+
+class Waitable(abc.ABC):
+    """Anything that ends: the common half of events and tasks.
+
+    `stream` (or its runner) and `number` say where it lies, for the rule that nobody waits for himself.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_done",
+        "_generation",
+        "_placed",
+        "_placement",
+        "_watched",
+        "number",
+        "stream",
+    )
+
+    def __init__(self, stream: Any = None, number: int = 0) -> None:
+        self._done = Latch()
+        self._placed = Latch()
+        self._placement: Placement | None = None
+        self._generation = generation()
+        self._watched = False
+        self.stream = stream
+        self.number = number
+
+    # For streams ---------------------------------------------------------------------------------------------------
+
+    @property
+    def placement(self) -> Placement | None:
+        """The native event, once there is one."""
+        return self._placement
+
+    @property
+    def placed(self) -> Latch:
+        """Set when the native event exists or everything is over."""
+        return self._placed
+
+    @property
+    def error(self) -> BaseException | None:
+        """The failure, or None."""
+        return self._done.outcome
+
+    def place(self, placement: Placement) -> None:
+        """Attach the native event that ends with this."""
+        self._placement = placement
+        self._placed.set()
+
+    def finish(self, error: BaseException | None = None) -> bool:
+        """End it; the first outcome wins."""
+        ended = self._done.set(error)
+        self._placed.set()
+        return ended
+
+    def poll(self) -> bool:
+        """Ask the driver whether it is over; a driver's failure ends it as failed."""
+        placement = self._placement
+        if not self._done.is_set and placement is not None and self._ends_with_placement():
+            try:
+                if placement.driver.event_query(placement.device, placement.handle):
+                    self.finish()
+            except BackendError as error:
+                self._lose(error)
+        return self._done.is_set
+
+    @abc.abstractmethod
+    def _ends_with_placement(self) -> bool:
+        """Whether the native event's end is this one's, rather than a call of `finish`."""
+
+    def block(self, timeout: float) -> bool:
+        """Wait in the host without looking at the outcome; tell whether it is over."""
+        if self.poll():
+            return True
+        deadline = now_ns() + int(timeout * 1e9)
+        if not self._ends_with_placement():
+            return self._done.wait(timeout)
+        if not self._placed.wait(timeout):
+            return False
+        placement = self._placement
+        if placement is not None and not self._done.is_set:
+            left = max(0.0, (deadline - now_ns()) * 1e-9)
+            try:
+                if placement.driver.event_synchronize(placement.device, placement.handle, left):
+                    self.finish()
+            except BackendError as error:
+                self._lose(error)
+        return self._done.is_set
+
+    def _lose(self, error: BackendError) -> None:
+        self.finish(error)
+        if self.stream is not None:
+            self.stream.runtime.lost()  # every context of the device is to know at once
+
+    # For users -----------------------------------------------------------------------------------------------------
+
+    def synchronize(self, timeout: float | None = None) -> None:
+        """Block the calling thread until it is over.
+
+        Args:
+            timeout: seconds; None is ``TAZZA_WAIT_TIMEOUT``.
+
+        Raises:
+            WaitTimeoutError: it is not over yet; nothing was cancelled.
+            DeadlockError: called from a task that this is queued behind, at once.
+            BackendError, or what `HostEvent.fail` was given: it failed.
+        """
+        self._wait(timeout)
+        self.raise_outcome()
+
+    def _wait(self, timeout: float | None) -> None:
+        self.check_use()
+        if point.listeners is not None:
+            emit(Operation("wait", stream=self.stream, subject=self))
+        if self.poll():
+            return
+        self.refuse_waiting_for_oneself()
+        seconds = timeout_or_default(timeout)
+        if not self.block(seconds):
+            raise WaitTimeoutError(f"{self!r} is not over after {seconds:g} s; nothing was cancelled")
+
+    def raise_outcome(self) -> None:
+        """Raise a copy of the failure, if there is one. Internal."""
+        if self.error is not None:
+            raise_copy(self.error)
+
+    def refuse_waiting_for_oneself(self) -> None:
+        frame = top()
+        if self.stream is not None and frame is not None and frame.task is not None:
+            frame.task.refuse_waiting_for(self.stream, self.number, self)
+
+    def check_use(self) -> None:
+        if self._generation != generation():
+            raise ForkedError(f"{type(self).__name__} was made before this process was forked; make a new context here")
+
+    def on_done(self, function: Callable[[Any], object]) -> None:
+        """Call ``function(self)`` on the helper thread when it is over, well or badly; at once if it is.
+
+        What the function raises becomes a `CleanupWarning`.
+        """
+        self.check_use()
+        self._watch()
+        self._done.listen(lambda: call_later(function, self))
+
+    def _watch(self) -> None:
+        """Have the poller ask the driver, now that somebody listens."""
+        if not self._watched and not self.poll() and self._ends_with_placement():
+            self._watched = True
+            self._placed.listen(lambda: None if self._done.is_set else poll(self))
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        self.check_use()
+        self.refuse_waiting_for_oneself()
+        self._watch()
+        yield from await_latch(self._done)
+        self.raise_outcome()
+
+    def __reduce__(self) -> NoReturn:
+        raise UsageError(f"{type(self).__name__} cannot be pickled; wait for it here and send what came of it")
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it is over, well or badly. Does not block."""
+        self.check_use()
+        return self.poll()
+
+    @property
+    def status(self) -> EventStatus:
+        """The state now. Does not block."""
+        if not self.poll():
+            return self._unfinished_status
+        return EventStatus.SUCCESS if self.error is None else EventStatus.FAILED
+
+    @property
+    def _unfinished_status(self) -> EventStatus:
+        return EventStatus.SCHEDULED
+
+    @property
+    def error_message(self) -> str:
+        """The text of the failure, ``"No error"`` without one."""
+        return "No error" if self.error is None else str(self.error)
+
+
+@final
+class Event(Waitable):
+    """A point in a stream, made by `Stream.record`; an unrecorded event cannot exist.
+
+    Asynchronous to the host: it is over when everything queued on the stream before it is.
+
+    >>> import tazza as tz
+    >>> with tz.open("cpu") as ctx:
+    ...     event = ctx.stream.record()
+    ...     event.synchronize(timeout=1)
+    ...     event.status.name
+    'SUCCESS'
+    """
+
+    __slots__ = ("_time_ns", "timed")
+
+    def __init__(self, stream: Any, number: int, timed: bool) -> None:
+        super().__init__(stream, number)
+        self.timed = timed
+        self._time_ns = 0
+
+    def _ends_with_placement(self) -> bool:
+        return True
+
+    def finish(self, error: BaseException | None = None) -> bool:
+        """End it and note the host's time."""
+        self._time_ns = self._time_ns or now_ns()
+        return super().finish(error)
+
+    def seconds_since(self, earlier: Event) -> float:
+        """Seconds between two events of one device that were recorded with ``timing=True`` and are over.
+
+        Raises:
+            UsageError: one of them is not over, or was recorded without timing.
+            UnsupportedError: the events are of different devices, whose clocks are not comparable.
+        """
+        for event in (earlier, self):
+            if not event.timed:
+                raise UsageError(f"{event!r} has no time; record it with stream.record(timing=True)")
+            if not event.is_done:
+                raise UsageError(f"{event!r} is not over; call synchronize() first")
+            event.raise_outcome()
+        ends = self._placement, earlier._placement
+        if ends[0] is not None and ends[1] is not None and ends[0].device == ends[1].device:
+            return ends[0].driver.event_elapsed_ns(ends[0].device, ends[1].handle, ends[0].handle) * 1e-9
+        if ends == (None, None):
+            return (self._time_ns - earlier._time_ns) * 1e-9
+        raise UnsupportedError("events of different devices have no common clock; time each device by itself")
+
+    def __repr__(self) -> str:
+        return f"<Event {self.number} of {self.stream!r}, {self.status.name.lower()}>"
+
+
+@final
+class HostEvent(Waitable):
+    """An event that user code completes or fails; streams and tasks can wait for it.
+
+    The first outcome wins; every later one is ignored and returns False.
+
+    >>> import tazza as tz
+    >>> ready = tz.HostEvent()
+    >>> ready.status.name, ready.succeed(), ready.fail(ValueError("late")), ready.status.name
+    ('INITIALIZED', True, False, 'SUCCESS')
+    """
+
+    __slots__ = ("label",)
+
+    def __init__(self, label: str = "") -> None:
+        super().__init__()
+        self.label = label
+
+    def _ends_with_placement(self) -> bool:
+        return False
+
+    def succeed(self) -> bool:
+        """End it well; wakes every waiter. Returns whether this was the first outcome."""
+        self.check_use()
+        return self.finish()
+
+    def fail(self, error: BaseException) -> bool:
+        """End it badly; waiters get a copy of `error`. Returns whether this was the first outcome."""
+        self.check_use()
+        if not isinstance(error, BaseException):
+            raise UsageError(f"HostEvent.fail takes an exception, got {error!r}")
+        return self.finish(frameless(error))
+
+    @property
+    def _unfinished_status(self) -> EventStatus:
+        return EventStatus.INITIALIZED
+
+    def __repr__(self) -> str:
+        return f"<HostEvent {self.label!r}, {self.status.name.lower()}>"
+
+
+def several(what: Waitable | Iterable[Waitable], argument: str) -> list[Waitable]:
+    """One event or task, or any number of them, as a list. Internal.
+
+    Raises:
+        ArgumentError: something else, named as `argument`.
+    """
+    if isinstance(what, Waitable):
+        return [what]
+    found = list(what) if isinstance(what, Iterable) else [what]
+    for one in found:
+        if not isinstance(one, Waitable):
+            raise ArgumentError.of(argument, one, "an event, a task, or any number of them")
+    return found

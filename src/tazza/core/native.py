@@ -1,0 +1,229 @@
+"""The runner of devices with queues of their own."""
+
+from __future__ import annotations
+
+import collections
+import threading
+from typing import final
+
+from tazza.core.event import Placement, Waitable
+from tazza.core.failures import Failures
+from tazza.core.runner import SLICE, Fifo, Runner, wait_for_room
+from tazza.core.runtime import DeviceRuntime
+from tazza.core.submission import Record, Submission
+from tazza.errors import BackendError
+from tazza.hot import Lane
+from tazza.spi import Handle
+
+__all__ = ["NativeRunner"]
+
+
+@final
+class NativeRunner(Runner):
+    """The device's queue runs the submissions; one that only the host can release makes the stream defer.
+
+    How many are in the queue is known from markers, looked at from the oldest on: an event every few submissions, and
+    after each that holds objects, which are let go of when the marker is seen to be over.
+    """
+
+    def __init__(
+        self,
+        runtime: DeviceRuntime,
+        lane: Lane,
+        label: str,
+        failures: Failures,
+        limit: int,
+        handle: Handle,
+        *,
+        owned: bool,
+    ) -> None:
+        super().__init__(runtime, lane, label, failures)
+        self.driver, self.device, self.handle = runtime.driver, runtime.info, handle
+        self._owned, self._limit, self._stride = owned, limit, max(1, limit // 8)
+        self._fifo = Fifo(f"{label} submitter", limit, lambda: self.driver.thread_attach(self.device), self._step)
+        # Reentrant: a finaliser of what a marker held may submit.
+        self._lock = threading.RLock()
+        self._idle = threading.Condition(self._lock)
+        self._deferred = 0
+        self._markers: collections.deque[tuple[int, Placement, tuple[object, ...]]] = collections.deque()
+        self._reached = 0
+        # Threads that prepare a submission, with its number where it has one: what they submit is part of it and must
+        # neither wait for room that it occupies nor queue up behind it.
+        self._preparing: dict[int, int | None] = {}
+
+    def submit(self, submission: Submission, timeout: float | None = None, *, bounded: bool = True) -> None:
+        thread = threading.get_ident()
+        if thread in self._preparing:
+            bounded = False
+            number = self._preparing[thread]
+            # A record is for the pool, which asks for the end of all that was submitted, the deferred included.
+            if number is not None and not isinstance(submission, Record):
+                submission.enter(number - 1)
+                self._hand_over_late(submission)
+                return
+        if bounded:
+            self._make_room(timeout)
+        # Asked once: a need that ends between two looks must not let an unprepared submission through.
+        resolved = not self._deferred and all(need.poll() for need in submission.host_needs)
+        if resolved and submission.host_needs and not self._prepare(submission, None):
+            return
+        with self._lock:
+            if self.closed:
+                raise self._refuse()
+            if resolved and not self._deferred and self._ready(submission):
+                self._enter(submission)
+                self._hand_over(submission)
+                return
+        self._defer(submission, timeout, bounded)
+
+    def _defer(self, submission: Submission, timeout: float | None, bounded: bool) -> None:
+        if bounded:
+            self._fifo.take_room(self, timeout)
+        with self._lock:
+            if not self.closed:
+                self._enter(submission)
+                self._deferred += 1
+                self._fifo.put(submission, bounded=bounded)
+                return
+        if bounded:
+            self._fifo.give_room()
+        raise self._refuse()
+
+    def _enter(self, submission: Submission) -> None:
+        self.submitted += 1
+        submission.enter(self.submitted)
+
+    def _prepare(self, submission: Submission, number: int | None) -> bool:
+        thread = threading.get_ident()
+        self._preparing[thread] = number
+        try:
+            submission.prepare()
+        except Exception as error:
+            self._fail(submission, error)
+            return False
+        finally:
+            del self._preparing[thread]
+        return True
+
+    def _ready(self, submission: Submission) -> bool:
+        return all(need.poll() for need in submission.host_needs) and all(
+            need.poll() or self._queue_can_wait(need) for need in submission.needs
+        )
+
+    def _queue_can_wait(self, need: Waitable) -> bool:
+        placement = need.placement
+        if placement is None or placement.driver is not self.driver:
+            return False
+        return placement.device == self.device or self.runtime.capabilities.cross_device_wait
+
+    def _hand_over(self, submission: Submission) -> None:
+        for need in submission.needs:
+            if need.placement is not None and not need.poll():
+                self.driver.queue_wait(self.device, self.handle, need.placement.handle)
+        submission.hand_over(self.handle)
+        if submission.holds or submission.number % self._stride == 0:
+            self._advance()
+            handle = self.driver.event_record(self.device, self.handle, False)
+            placement = Placement(self.driver, self.device, handle)
+            self._markers.append((submission.number, placement, submission.holds))
+
+    # Deferred ------------------------------------------------------------------------------------------------------
+
+    def _step(self, submission: Submission) -> None:
+        self._run(submission, submission.host_needs, self._prepare_and_hand_over)
+        with self._lock:
+            self._deferred -= 1
+            self._idle.notify_all()
+            if self.closed and not self._deferred:
+                self._destroy()
+
+    def _prepare_and_hand_over(self, submission: Submission) -> None:
+        if self._prepare(submission, submission.number):
+            self._hand_over_late(submission)
+
+    def _hand_over_late(self, submission: Submission) -> None:
+        for need in submission.needs:
+            while not (need.poll() or self._queue_can_wait(need)):
+                # Not even placed yet, or placed where this queue cannot wait for it.
+                if need.placement is None:
+                    need.placed.wait(SLICE)
+                else:
+                    need.block(SLICE)
+                if hopeless := self._hopeless():
+                    raise hopeless
+        with self._lock:
+            self._hand_over(submission)
+
+    def undefer(self, timeout: float) -> bool:
+        with self._lock:
+            return self._idle.wait_for(lambda: not self._deferred, timeout)
+
+    # How far it is -------------------------------------------------------------------------------------------------
+
+    def _make_room(self, timeout: float | None) -> None:
+        with self._lock:
+            if self.submitted - self._reached < self._limit:
+                return
+            self._advance()
+            if self.submitted - self._reached < self._limit or not self._markers:
+                return
+            oldest = self._markers[0][1]
+        wait_for_room(
+            self,
+            self._limit,
+            timeout,
+            lambda seconds: self.driver.event_synchronize(self.device, oldest.handle, seconds),
+        )
+
+    def _advance(self) -> None:
+        while self._markers:
+            number, placement, _ = self._markers[0]
+            if not self.driver.event_query(self.device, placement.handle):
+                return
+            self._reached = max(self._reached, number)
+            self._markers.popleft()
+
+    def reached(self, number: int) -> bool:
+        with self._lock:
+            if self._reached < number:
+                self._advance()
+            return self._reached >= number
+
+    def let_go(self) -> None:
+        """Drop what submissions that are over held."""
+        with self._lock:
+            self._advance()
+
+    def confirm(self, number: int) -> None:
+        # Markers go by their own events: one that a preparation left may have a lower number and be later in the queue.
+        with self._lock:
+            self._advance()
+            self._reached = max(self._reached, number)
+
+    # Life ----------------------------------------------------------------------------------------------------------
+
+    def _shut(self, last: Record) -> bool:
+        lost = self.runtime.lost()
+        with self._lock:
+            if self.closed:
+                return False
+            self._end, self.closed = last.event, True
+            self._enter(last)
+            if lost is not None:
+                last.event.finish(lost)
+            elif self._deferred:
+                self._deferred += 1
+                self._fifo.put(last, bounded=False)
+            else:
+                try:
+                    self._hand_over(last)
+                except BackendError as error:
+                    last.event.finish(error)
+            self._fifo.end()
+            if not self._deferred:
+                self._destroy()
+            return True
+
+    def _destroy(self) -> None:
+        if self._owned:
+            self.driver.queue_destroy(self.device, self.handle)

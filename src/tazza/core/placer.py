@@ -1,0 +1,33 @@
+"""Where a context's random draws land: in arrays of its device, filled in stream order."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any, final
+
+import numpy as np
+
+from tazza.core.submission import Call
+from tazza.errors import ClosedError
+
+__all__ = ["Placer"]
+
+
+@final
+class Placer:
+    """The generator's sink on a context whose device has memory of its own."""
+
+    def __init__(self, owner: Any) -> None:
+        self._context = weakref.ref(owner)
+
+    def place(self, shape: tuple[int, ...], dtype: np.dtype[Any], fill: Callable[[Any], None]) -> Any:
+        owner = self._context()
+        if owner is None:
+            raise ClosedError("the generator's context is gone; use ctx.random of a context that is alive")
+        array = owner.empty(shape, dtype)
+        if array.nbytes:
+            stream = owner.stream
+            stream.submit(Call(stream, "random", lambda: fill(owner.arrays.inside(array))))
+            array.block.made = stream.mark()
+        return array

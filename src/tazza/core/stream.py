@@ -1,0 +1,241 @@
+"""Streams: ordered queues of work on one device."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any, NoReturn, final
+
+from tazza.core.completion import timeout_or_default
+from tazza.core.event import Event, Waitable
+from tazza.core.failures import Failures
+from tazza.core.native import NativeRunner
+from tazza.core.runner import InlineRunner, Runner, WorkerRunner
+from tazza.core.runtime import DeviceRuntime
+from tazza.core.submission import Record, Submission, Wait
+from tazza.errors import ArgumentError, ClosedError, UnsupportedError, UsageError, WaitTimeoutError
+from tazza.hot import Buffer, Lane, StreamCore, point
+from tazza.hot.hooks import Operation, emit
+
+__all__ = ["Stream", "make_runner", "making"]
+
+
+@final
+class Stream(StreamCore):
+    """An ordered queue of work on one device, made by a context.
+
+    Streams compare by identity. Any thread may submit to one. Submission is asynchronous to the host except on the
+    CPU context's own stream, which is *inline*: there each call does its work before it returns.
+
+    >>> import tazza as tz
+    >>> with tz.open("cpu") as ctx:
+    ...     worker = ctx.new_stream()
+    ...     task = ctx.launch(sum, [1, 2, 3], stream=worker)
+    ...     worker.synchronize(timeout=10)
+    ...     task.result()
+    6
+    """
+
+    def __init__(self, context: Any, runner: Runner, *, own: bool) -> None:
+        super().__init__()
+        self.runner, self.lane = runner, runner.lane
+        # The context holds its own stream, so that one must not hold the context; every other stream does.
+        self._context: Callable[[], Any] = weakref.ref(context) if own else lambda: context
+
+    # Order ---------------------------------------------------------------------------------------------------------
+
+    def record(self, *, timing: bool = False) -> Event:
+        """Return an event that is over when everything submitted to this stream so far is.
+
+        Args:
+            timing: the event can be used with `Event.seconds_since`; needs ``Capabilities.timing``.
+        """
+        if timing and not self.runtime.capabilities.timing:
+            raise UnsupportedError(f"{self.runtime.name} has no event times; time synchronize() in the host")
+        event = Event(self, 0, timing)
+        if point.listeners is not None:
+            emit(Operation("record", stream=self, subject=event))
+        pool = self.runner.lane.pool
+        if pool.pending:
+            pool.drain()
+        self.submit(Record(self, event))
+        return event
+
+    def wait(self, what: Waitable | Stream) -> None:
+        """Order what is submitted to this stream from now on after an event, a task, or another stream's work so far.
+
+        Asynchronous to the host; on an inline stream the caller blocks, for at most ``TAZZA_WAIT_TIMEOUT``, and what
+        failed is raised. On other streams a failed event does not stop what comes later: it is raised by
+        `synchronize`.
+        """
+        if isinstance(what, Stream):
+            if what is self:
+                return
+            what = what.record()
+        if not isinstance(what, Waitable):
+            raise ArgumentError.of("what", what, "an Event, HostEvent, Task or Stream")
+        what.check_use()
+        if getattr(what.stream, "runner", None) is self.runner and not self.is_inline:
+            return
+        if point.listeners is not None:
+            emit(Operation("wait", stream=self, subject=what))
+        self.submit(Wait(self, "wait", needs=(what,)))
+
+    def submit(self, submission: Submission) -> None:
+        """Put a submission into the FIFO. Internal; users launch, copy, fill, record and wait."""
+        self.runtime.check()
+        context = self._context()
+        if context is None:
+            raise ClosedError(f"the context of {self!r} is gone; keep it while its streams are used")
+        with context.gate:
+            self.runner.submit(submission)
+
+    def synchronize(self, timeout: float | None = None) -> None:
+        """Block until everything submitted so far is over, then raise the first failure that nobody has seen.
+
+        Raises:
+            WaitTimeoutError: it is not over after `timeout` seconds (None: ``TAZZA_WAIT_TIMEOUT``).
+            DeadlockError: called from a task of this very stream.
+        """
+        self.runtime.check()
+        if point.listeners is not None:
+            emit(Operation("wait", stream=self, subject=self))
+        self.runner.settle(timeout_or_default(timeout))
+        context = self._context()
+        if context is not None:
+            context.failures.raise_first(self.runner)
+
+    # For memory that the stream uses -------------------------------------------------------------------------------
+
+    def mark(self) -> Event:
+        """See `Runner.mark`. Internal."""
+        return self.runner.mark()
+
+    def follow(self, event: Event) -> None:
+        """See `Runner.follow`. Internal."""
+        self.runner.follow(event)
+
+    def settle(self, timeout: float) -> None:
+        """See `Runner.settle`. Internal."""
+        self.runner.settle(timeout)
+
+    def reached(self, number: int) -> bool:
+        """See `Runner.reached`. Internal."""
+        return self.runner.reached(number)
+
+    # Life ----------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Accept nothing more; helper threads end after what is queued. Idempotent, never blocks."""
+        self.runner.close()
+
+    def __del__(self) -> None:
+        # One append: closing calls the driver, and a finaliser may run anywhere.
+        runner = getattr(self, "runner", None)
+        if runner is not None and not runner.closed:
+            runner.runtime.orphans.append(runner)
+
+    def __repr__(self) -> str:
+        return repr(self.runner)
+
+    def __reduce__(self) -> NoReturn:
+        raise UsageError("a stream cannot be pickled; send ctx.spec and make a context and its streams there")
+
+    @property
+    def label(self) -> str:
+        """The stream's name in errors and reports."""
+        return self.runner.label
+
+    @property
+    def runtime(self) -> DeviceRuntime:
+        """What all contexts of the device share. Internal."""
+        return self.runner.runtime
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it accepts nothing more."""
+        return self.runner.closed
+
+    @property
+    def is_inline(self) -> bool:
+        """Whether every call on this stream does its work before it returns."""
+        return self.runner.is_inline
+
+    @property
+    def is_done(self) -> bool:
+        """Whether everything submitted so far is over. Does not block; an error is not mistaken for "busy"."""
+        self.runtime.check()
+        return self.runner.is_idle
+
+    @property
+    def submitted(self) -> int:
+        """Number of submissions that entered the queue."""
+        return self.runner.submitted
+
+    @property
+    def context(self) -> Any:
+        """The context that made the stream, or None when it is gone."""
+        return self._context()
+
+    @property
+    def device(self) -> Any:
+        """The stream's device."""
+        return self.runtime.device
+
+    @property
+    def native(self) -> object:
+        """The queue as other libraries know it, after everything deferred was handed to it.
+
+        Raises:
+            UnsupportedError: the device has no native queues (CPU).
+            WaitTimeoutError: something is still deferred after ``TAZZA_WAIT_TIMEOUT``.
+        """
+        self.runtime.check()
+        if not isinstance(self.runner, NativeRunner):
+            raise UnsupportedError(f"{self.runtime.name} has no native queues; launch a function on the stream instead")
+        if not self.runner.undefer(timeout_or_default(None)):
+            raise WaitTimeoutError(f"{self!r} still waits for something that only the host can resolve")
+        return self.runtime.driver.queue_native(self.runtime.info, self.runner.handle)
+
+
+def making(buffer: Buffer, stream: Stream | Runner) -> tuple[Event, ...]:
+    """What the first use of a buffer on another than its home stream comes after: its making.
+
+    That is the copy or draw that filled it, and the last use of the same memory before it was handed out again: nobody
+    but the pool can know of that. Later uses are ordered by whoever makes them.
+    """
+    made: Event | None = buffer.block.made
+    if made is None or stream.lane is buffer.block.lane:
+        return ()
+    if made.poll():
+        buffer.block.made = None
+        return ()
+    return (made,)
+
+
+def make_runner(
+    runtime: DeviceRuntime,
+    lane: Lane,
+    failures: Failures,
+    *,
+    label: str,
+    priority: int,
+    max_queued: int,
+    worker: bool,
+    native: object = None,
+) -> Runner:
+    """Choose who runs a new stream of a device: the device itself, or on hosts a worker thread or the caller."""
+    driver, info = runtime.driver, runtime.info
+    runner: Runner
+    if runtime.capabilities.queues:
+        owned = native is None
+        handle = driver.queue_create(info, priority) if owned else driver.queue_adopt(info, native)
+        runner = NativeRunner(runtime, lane, label, failures, max_queued, handle, owned=owned)
+    elif worker:
+        runner = WorkerRunner(runtime, lane, label, failures, max_queued)
+    else:
+        runner = InlineRunner(runtime, lane, label, failures)
+    if not lane.shared:
+        lane.home = lambda: runner
+    runtime.add_runner(runner)
+    return runner

@@ -1,0 +1,133 @@
+"""The unit of a stream: what it needs, what it does, and what becomes of its failure."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from typing import Any, final
+
+from tazza.core.event import Event, Placement, Waitable
+from tazza.errors import CancelledTaskError
+from tazza.spi import Handle
+
+__all__ = ["Call", "Record", "Submission", "Wait"]
+
+
+class Submission(abc.ABC):
+    """One entry of a stream's FIFO.
+
+    Attributes:
+        needs: must be over before it runs; a queue may wait for them by itself.
+        host_needs: must be over before it can even be handed to a queue.
+        holds: objects that must live until it is over, where a device queue cannot hold them itself.
+        number: its place in the stream, given when it enters.
+    """
+
+    can_be_abandoned = True
+
+    __slots__ = ("holds", "host_needs", "label", "needs", "number", "stream")
+
+    def __init__(
+        self, stream: Any, label: str, *, needs: tuple[Waitable, ...] = (), host_needs: tuple[Waitable, ...] = ()
+    ) -> None:
+        self.stream, self.label = stream, label
+        self.needs, self.host_needs = needs, host_needs
+        self.holds: tuple[object, ...] = ()
+        self.number = 0
+
+    def enter(self, number: int) -> None:
+        """Take the place in the stream; called under the stream's lock."""
+        self.number = number
+
+    @abc.abstractmethod
+    def run(self) -> None:
+        """Do it in the calling host thread; everything needed is over."""
+
+    def prepare(self) -> None:  # noqa: B027  most have nothing to prepare
+        """Submit what must come before it, once `host_needs` are over; may be called twice, never under a lock."""
+
+    @abc.abstractmethod
+    def hand_over(self, queue: Handle) -> None:
+        """Put it into the device's queue; what is needed is over or waited for by the queue."""
+
+    def fail(self, error: BaseException) -> None:
+        """It can not run. Raising makes it the stream's failure, or the caller's on an inline stream."""
+        raise error
+
+    def abandon(self, error: CancelledTaskError) -> None:  # noqa: B027  most have nobody waiting for them
+        """It will not run, because somebody closed without waiting for it, who need not be told."""
+
+
+@final
+class Wait(Submission):
+    """Nothing but needs: orders what comes later on the stream after them."""
+
+    __slots__ = ()
+
+    def run(self) -> None:
+        for need in self.needs:
+            need.raise_outcome()
+
+    def hand_over(self, queue: Handle) -> None:
+        # The runner has told the queue to wait; a need that failed by now has no caller to raise it to.
+        for need in self.needs:
+            try:
+                need.raise_outcome()
+            except Exception as error:
+                self.stream.runner.remember(self.label, error)
+
+
+@final
+class Record(Submission):
+    """Ends an event when the stream reaches it, also on an abandoned one: others rely on what it says."""
+
+    can_be_abandoned = False
+
+    __slots__ = ("event",)
+
+    def __init__(self, stream: Any, event: Event) -> None:
+        super().__init__(stream, "record")
+        self.event = event
+
+    def enter(self, number: int) -> None:
+        self.number = self.event.number = number
+
+    def run(self) -> None:
+        self.event.finish()
+
+    def hand_over(self, queue: Handle) -> None:
+        runtime = self.stream.runtime
+        handle = runtime.driver.event_record(runtime.info, queue, self.event.timed)
+        self.event.place(Placement(runtime.driver, runtime.info, handle))
+
+    def fail(self, error: BaseException) -> None:
+        self.event.finish(error)
+
+    def abandon(self, error: CancelledTaskError) -> None:
+        self.event.finish(error)
+
+
+@final
+class Call(Submission):
+    """A host function of tazza's own at its turn in the stream; what it raises is the stream's failure."""
+
+    __slots__ = ("_function",)
+
+    def __init__(
+        self, stream: Any, label: str, function: Callable[[], object], *, needs: tuple[Waitable, ...] = ()
+    ) -> None:
+        super().__init__(stream, label, needs=needs)
+        self._function = function
+
+    def run(self) -> None:
+        self._function()
+
+    def hand_over(self, queue: Handle) -> None:
+        runtime = self.stream.runtime
+        runtime.driver.enqueue(runtime.info, queue, self._run_in_queue)
+
+    def _run_in_queue(self) -> None:
+        try:
+            self._function()
+        except Exception as error:
+            self.stream.runner.remember(self.label, error)

@@ -1,0 +1,78 @@
+"""The address space of one simulated device."""
+
+from __future__ import annotations
+
+import bisect
+import threading
+from typing import Any
+
+import numpy as np
+
+from tazza.errors import BackendError, OutOfMemoryError
+from tazza.util.hostmemory import address_of
+
+__all__ = ["AddressSpace"]
+
+# Addresses with bit 52 set and the top bits clear are not canonical on x86-64 and lie beyond user space on 64-bit Arm:
+# whoever dereferences one gets a fault, not somebody else's data.
+_BASE = 1 << 52
+_DEVICE_SHIFT = 44
+_GUARD = 4096
+_POISON = 0xCB  # what fresh memory holds, so that reading it uninitialised is seen
+
+
+class AddressSpace:
+    """Allocations that are never reused, so that a use after free or out of bounds is always found."""
+
+    def __init__(self, device: str, ordinal: int, limit: int) -> None:
+        self.device, self.limit, self.used = device, limit, 0
+        self._next = _BASE + (ordinal << _DEVICE_SHIFT)
+        self._starts: list[int] = []
+        self._cells: dict[int, np.ndarray[Any, np.dtype[np.uint8]]] = {}
+        self._lock = threading.Lock()
+
+    def allocate(self, nbytes: int) -> int:
+        """Return the address of `nbytes` poisoned bytes."""
+        with self._lock:
+            if self.used + nbytes > self.limit:
+                raise OutOfMemoryError(
+                    f"{nbytes} bytes asked for, {self.limit - self.used} of {self.limit} free",
+                    requested=nbytes,
+                    live=self.used,
+                    backend="sim",
+                    call="memory_allocate",
+                )
+            cell = np.full(nbytes, _POISON, np.uint8)
+            address = self._next
+            self._next += -(-(nbytes + _GUARD) // _GUARD) * _GUARD
+            self._starts.append(address)  # addresses only grow, so the list stays sorted
+            self._cells[address] = cell
+            self.used += nbytes
+            return address
+
+    def free(self, address: int) -> None:
+        """Forget an allocation; later uses of its addresses are illegal."""
+        with self._lock:
+            cell = self._cells.pop(address, None)
+            if cell is None:
+                raise BackendError(
+                    f"{address:#x} is not the start of a live allocation", backend="sim", call="memory_free"
+                )
+            del self._starts[bisect.bisect_left(self._starts, address)]
+            self.used -= cell.nbytes
+
+    def locate(self, address: int, nbytes: int) -> tuple[int, object]:
+        """Return the host address behind a device range and the owner of that memory; refuse an illegal range."""
+        with self._lock:
+            index = bisect.bisect_right(self._starts, address) - 1
+            if index >= 0:
+                start = self._starts[index]
+                cell = self._cells[start]
+                if address + nbytes <= start + cell.nbytes:
+                    return address_of(cell) + address - start, cell
+        raise BackendError(
+            f"illegal address: {nbytes} bytes at {address:#x} are not inside a live allocation",
+            backend="sim",
+            call=self.device,
+            symbol="SIM_ILLEGAL_ADDRESS",
+        )

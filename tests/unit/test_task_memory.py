@@ -1,0 +1,35 @@
+"""Memory that a running task takes is free of what is queued behind the task."""
+
+from __future__ import annotations
+
+import numpy as np
+
+import tazza as tz
+from tazza.testing import simulate
+
+
+def test_a_task_does_not_get_memory_that_is_used_behind_it() -> None:
+    """The host frees a buffer whose fill is queued behind a task that waits; then the task allocates as much."""
+    with simulate(devices=1, lateness=0), tz.open("sim:0") as ctx:
+        freed = tz.HostEvent()
+
+        def allocate_when_freed() -> np.ndarray:
+            freed.synchronize(timeout=10)
+            return np.ones(512)
+
+        task = ctx.launch(allocate_when_freed)
+        victim = ctx.allocate(4096, dtype="float64")
+        ctx.fill(victim, 666.0)
+        victim.close()
+        ctx.memory.stats()  # takes the block back while its fill is still queued
+        freed.succeed()
+        result = task.result(timeout=10)
+        ctx.stream.synchronize(timeout=10)
+        assert np.all(ctx.to_numpy(result) == 1.0)
+
+
+def test_its_memory_is_reused() -> None:
+    with simulate(devices=1, lateness=0), tz.open("sim:0") as ctx:
+        for _ in range(50):
+            ctx.launch(lambda: np.ones(100_000)).result(timeout=10)
+        assert ctx.memory.stats().reserved_bytes < 10 * 800_000
