@@ -1,0 +1,39 @@
+"""Fixtures of the battery when it runs by itself: ``pytest --pyargs tazza.testing.contract``."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+
+import pytest
+
+from tazza.core.device import device
+from tazza.testing.contract.battery import Target, note_outcome, skip_undeclared
+from tazza.testing.plugin import backend_names, seed_of
+from tazza.testing.simulation import simulate
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the whole battery on each device."""
+    if "whole_target" in metafunc.fixturenames:
+        metafunc.parametrize("whole_target", backend_names(metafunc.config), indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def whole_target(request: pytest.FixtureRequest) -> Iterator[Target]:
+    """The device under test; simulated ones are fresh."""
+    seed = seed_of(request.config)
+    with simulate(devices=2, memory="64MiB", seed=seed):
+        yield Target(device(request.param), seed)
+
+
+@pytest.fixture
+def target(request: pytest.FixtureRequest, whole_target: Target) -> Target:
+    """The device under test, or a skip with what it does not declare."""
+    skip_undeclared(request, whole_target)
+    return whole_target
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Keep what became of each test."""
+    return note_outcome(item, (yield))
