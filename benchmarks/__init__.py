@@ -1,0 +1,1 @@
+"""Benchmarks of DESIGN's performance budget; see README.md in this folder."""
