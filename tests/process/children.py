@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import select
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -18,15 +20,22 @@ __all__ = ["TIMEOUT", "in_fork", "run_script"]
 TIMEOUT = 30.0
 """Seconds after which a child counts as hung."""
 
+_SESSION = os.getpid()
 _ROOT = Path(__file__).parents[2]
 
 
 def in_fork(function: Callable[[], object]) -> None:
     """Run `function` in a forked child; raises what it raised there as text, also where the child hangs or dies."""
     reading, writing = os.pipe()
+    # The child is not measured: a lock of the measuring tool that another thread holds at the fork stays held there.
+    tracing, in_threads = sys.gettrace(), threading.gettrace()
+    sys.settrace(None)
+    threading.settrace(None)
     pid = os.fork()
     if pid == 0:
         _run_and_leave(function, writing)
+    sys.settrace(tracing)
+    threading.settrace(in_threads)
     os.close(writing)
     try:
         ready, _, _ = select.select([reading], [], [], TIMEOUT)
@@ -40,6 +49,8 @@ def in_fork(function: Callable[[], object]) -> None:
 
 
 def _run_and_leave(function: Callable[[], object], writing: int) -> NoReturn:
+    if os.getppid() == _SESSION:  # not in a child's child: it would wait for the watchdog that its parent has
+        faulthandler.dump_traceback_later(TIMEOUT / 2, exit=True, file=writing)  # where it hangs, if it does
     try:
         function()
         report, code = "fine", 0

@@ -8,7 +8,7 @@ from typing import Any, final
 import numpy as np
 
 from tazza.core import transfer
-from tazza.core.arraylib import ArrayLibrary
+from tazza.core.arraylib import ArrayLibrary, elements
 from tazza.core.dtypes import dtype_on
 from tazza.core.stream import making
 from tazza.core.submission import Call
@@ -42,11 +42,7 @@ class DeviceNumpy(ArrayLibrary):
         return isinstance(value, Buffer) and self.reaches(value)
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        kind, count = np.dtype(dtype), 1
-        for extent in shape:
-            if isinstance(extent, bool) or not isinstance(extent, (int, np.integer)) or extent < 0:
-                raise ArgumentError.of("shape", shape, "non-negative integers")
-            count *= int(extent)
+        kind, count = np.dtype(dtype), elements(shape)
         if self.context.inside_task:
             return np.empty(shape, kind)  # what ctx.xp makes there: the device's own temporary
         return self._buffer(shape, kind, count)

@@ -7,7 +7,7 @@ from typing import Any, final
 import numpy as np
 
 from tazza.core import transfer
-from tazza.core.arraylib import ArrayLibrary
+from tazza.core.arraylib import ArrayLibrary, elements
 from tazza.core.dtypes import dtype_on
 from tazza.core.task import Task
 from tazza.errors import ArgumentError, UsageError
@@ -91,10 +91,6 @@ class HostNumpy(ArrayLibrary):
         return array
 
     def _fresh(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        count = 1
-        for extent in shape:
-            if isinstance(extent, bool) or not isinstance(extent, (int, np.integer)) or extent < 0:
-                raise ArgumentError.of("shape", shape, "non-negative integers")
-            count *= int(extent)
+        count = elements(shape)
         # Fresh memory has no users to wait for, so the export protocols, which would ask, are passed by.
         return self.inside(self.context.allocate(count * dtype.itemsize, dtype=dtype, shape=shape))

@@ -7,10 +7,12 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from tazza.errors import ClosedError
+import numpy as np
+
+from tazza.errors import ArgumentError, ClosedError
 from tazza.hot import Buffer
 
-__all__ = ["ArrayLibrary", "map_leaves"]
+__all__ = ["ArrayLibrary", "elements", "map_leaves"]
 
 
 class ArrayLibrary(abc.ABC):
@@ -68,6 +70,16 @@ class ArrayLibrary(abc.ABC):
     @abc.abstractmethod
     def outcome(self, array: Any, seen: list[tuple[Any, Buffer]]) -> Any:
         """What the task keeps for an array that the function returned; `seen` pairs its views with their buffers."""
+
+
+def elements(shape: tuple[int, ...]) -> int:
+    """Number of elements of a shape, or ArgumentError where it is none."""
+    count = 1
+    for extent in shape:
+        if isinstance(extent, bool) or not isinstance(extent, int | np.integer) or extent < 0:
+            raise ArgumentError.of("shape", shape, "non-negative integers")
+        count *= int(extent)
+    return count
 
 
 def map_leaves(function: Callable[[Any], Any], value: Any) -> Any:

@@ -155,6 +155,13 @@ class MemoryPool:
         ranked = sorted(totals.items(), key=lambda item: (-item[1][0], item[0]))
         return tuple((label, nbytes, blocks) for label, (nbytes, blocks) in ranked[:count])
 
+    def idle_nbytes(self) -> int:
+        """Return the bytes of segments of which nothing is live, stacked blocks put back first."""
+        with process.lock:
+            for lane in self.pool.lanes:
+                lane.unstack()
+            return sum(lane.idle_nbytes() for lane in self.pool.lanes)
+
     # Relief --------------------------------------------------------------------------------------------------------
 
     def _relieve_pending(self, refused: Account | None) -> None:
@@ -230,19 +237,20 @@ class Memory:
         self._check_process()
         pool, account = self._pool.pool, self._account
         pool.drain()
-        pending = pool.pending_nbytes(account)
+        idle = self._pool.idle_nbytes()
+        pending, live, peak, requested, allocations, blocks, all_live, reserved, reserved_peak = pool.figures(account)
         return MemoryStats(
-            live=account.live,
-            peak=account.peak,
+            live=live,
+            peak=peak,
             pending=pending,
             limit=account.limit,
-            allocated_bytes=account.live - pending,
-            requested_bytes=account.requested,
-            reserved_bytes=pool.reserved,
-            reserved_bytes_peak=pool.reserved_peak,
-            inactive_split_bytes=max(0, pool.reserved - pool.live - pool.idle_nbytes()),
-            allocations=account.allocations,
-            frees=account.allocations - account.blocks,
+            allocated_bytes=live - pending,
+            requested_bytes=requested,
+            reserved_bytes=reserved,
+            reserved_bytes_peak=reserved_peak,
+            inactive_split_bytes=max(0, reserved - all_live - idle),
+            allocations=allocations,
+            frees=allocations - blocks,
             num_alloc_retries=pool.retries,
             num_ooms=account.ooms,
         )
