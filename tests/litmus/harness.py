@@ -64,7 +64,7 @@ class Setting:
         return self.name.startswith("sim")
 
 
-_CPU, _PARTS = Setting("cpu", 1, 8), Setting("cpu-parts", 2, 8)
+_CPU, _PARTS = Setting("cpu", 1, 20), Setting("cpu-parts", 2, 20)
 _SIMS = Setting("sim-1", 1, 20), Setting("sim-2", 2, 20), Setting("sim-8", 8, 20)
 
 CPU = (_CPU, _PARTS)
