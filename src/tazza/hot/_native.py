@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from contextvars import ContextVar, Token
+from typing import Any, NoReturn, TypeVar
 
-__all__ = ["BufferView", "get_buffer"]
+__all__ = ["BufferView", "get_buffer", "reset_variable", "set_variable"]
 
+T = TypeVar("T")
 BufferView = Any
 """``Py_buffer *``."""
 
@@ -13,3 +15,13 @@ BufferView = Any
 def get_buffer(exporter: object, view: BufferView, flags: int) -> NoReturn:
     """Fill `view` with the buffer of `exporter`: only C code has such a view to fill."""
     raise NotImplementedError("uncompiled buffers offer __buffer__ instead")
+
+
+def set_variable(variable: ContextVar[T], value: T) -> Token[T]:
+    """``variable.set(value)``."""
+    return variable.set(value)
+
+
+def reset_variable(variable: ContextVar[T], token: Token[T]) -> None:
+    """``variable.reset(token)``."""
+    variable.reset(token)

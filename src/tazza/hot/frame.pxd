@@ -1,5 +1,6 @@
 cimport cython
 
+from tazza.hot cimport _native
 from tazza.hot.process cimport Process
 
 
@@ -28,7 +29,7 @@ cpdef Frame make_frame(object owner, object context, object stream, object accou
 
 cdef object _get
 cdef object _set
-cdef object _reset
+cdef object _current
 cdef Default _default
 
 @cython.locals(frame=Frame)

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from tazza.errors import NoCurrentContextError, UsageError
+from tazza.hot import _native
 from tazza.hot.process import process
 
 try:
@@ -83,7 +84,7 @@ class Default:
 
 _current: ContextVar[Frame | None] = ContextVar("tazza_frame", default=None)
 _default = Default()
-_get, _set, _reset = _current.get, _current.set, _current.reset
+_get, _set = _current.get, _current.set
 
 
 class Scope:
@@ -175,7 +176,7 @@ def run_in(frame: Frame | None, function: Callable[..., T], args: Sequence[Any],
 
 
 def _push(frame: Frame) -> None:
-    frame.token = _set(frame)
+    frame.token = _native.set_variable(_current, frame)
 
 
 def _pop(scope: Scope) -> None:
@@ -190,7 +191,7 @@ def _pop(scope: Scope) -> None:
     if token is None:
         raise _not_here(scope)
     try:
-        _reset(token)
+        _native.reset_variable(_current, token)
     except (ValueError, RuntimeError) as error:
         raise _not_here(scope) from error
     frame.token = None  # the token refers to this Python context and that to the frame: a cycle without this
