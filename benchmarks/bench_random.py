@@ -37,7 +37,7 @@ def area() -> Area:
     return Area(
         cases=cases,
         budgets=[
-            Budget("random.large.tazza", "random.large.numpy", at_most=1.05),
+            Budget("random.large.tazza", "random.large.numpy", at_most=1.0),
             Budget(f"random.large.tazza{THREADS}", "random.large.numpy", at_most=0.65),
             Budget("random.tiny.tazza", "random.tiny.numpy", at_most=2.0),
             *(

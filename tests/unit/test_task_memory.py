@@ -33,3 +33,16 @@ def test_its_memory_is_reused() -> None:
         for _ in range(50):
             ctx.launch(lambda: np.ones(100_000)).result(timeout=10)
         assert ctx.memory.stats().reserved_bytes < 10 * 800_000
+
+
+def test_relief_lets_go_of_what_finished_work_held() -> None:
+    """A copy that is over holds its host source until somebody asks; the first step of relief asks."""
+    with simulate(devices=1, lateness=0), tz.open("cpu") as cpu, tz.open("sim:0") as sim:
+        source, target = cpu.allocate(4096), sim.allocate(4096)
+        sim.copy(target, source)
+        sim.stream.record().synchronize(timeout=10)
+        del source
+        assert cpu.memory.stats().live == 4096
+        for runner in sim.own_stream.runtime.runners():
+            runner.reached(0)
+        assert cpu.memory.stats().live == 0

@@ -185,14 +185,8 @@ class NativeRunner(Runner):
 
     def reached(self, number: int) -> bool:
         with self._lock:
-            if self._reached < number:
-                self._advance()
+            self._advance()  # always: relief asks in order to have what is over let go of
             return self._reached >= number
-
-    def let_go(self) -> None:
-        """Drop what submissions that are over held."""
-        with self._lock:
-            self._advance()
 
     def confirm(self, number: int) -> None:
         # Markers go by their own events: one that a preparation left may have a lower number and be later in the queue.
