@@ -17,8 +17,8 @@ LAYERS = (
     ("spi",),
     ("drivers", "hot", "memory", "rng"),
     ("core",),
-    ("arrays", "contexts", "dnn"),
-    ("check", "cluster", "demo", "testing"),
+    ("adapters", "arrays", "contexts", "dnn"),
+    ("check", "cluster", "demo", "doctor", "pages", "testing"),
     ("cli",),
     ("__main__",),
 )
@@ -26,7 +26,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 # In the core each file imports only files to its left.
 CORE = (
-    *("registry", "device", "dtypes", "completion", "event", "failures", "submission", "runtime", "runner", "native"),
+    *("registry", "adapter", "snapshot", "device", "dtypes", "completion", "event", "failures", "submission", "runtime", "runner", "native"),
     *("stream", "pool", "generator"),
     *("arraylib", "task", "kernel", "arguments", "transfer", "placer", "statefile", "states", "progress"),
     *("gate", "health", "scope", "spec", "context", "opening", "current", "shutdown"),

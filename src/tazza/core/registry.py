@@ -22,16 +22,19 @@ from tazza.spi import Driver
 
 __all__ = [
     "BackendStatus",
+    "adapter_names",
     "backends",
     "driver",
     "install_driver",
     "known",
     "load",
+    "load_adapter",
     "names_by_priority",
     "register_backend",
 ]
 
 ENTRY_POINTS = "tazza.backends"
+ADAPTERS = "tazza.adapters"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +78,13 @@ _NAMES: dict[str, str] = {
     "arrays.device.numpy": "tazza.arrays.device_numpy:DeviceNumpy",
     "context.cpu": "tazza.contexts.cpu:CPUContext",
     "dnn.reference": "tazza.dnn.reference:ReferenceDnn",
+    "pages.memory": "tazza.pages.memory:write",
+    "pages.torch_snapshot": "tazza.pages.torch_snapshot:write",
     "sim.driver": "tazza.drivers.sim.driver:SimDriver",
     "sim.settings": "tazza.drivers.sim.driver:SimConfig",
 }
+
+_ADAPTERS: dict[str, str] = {}  # by the top module of the library that each is for
 
 
 class _Table:
@@ -90,6 +97,7 @@ class _Table:
         self.failures: dict[str, BackendUnavailableError] = {}
         self.opened: dict[str, str] = {}
         self.entry_points_read = False
+        self.adapters: dict[str, str] | None = None  # ours and those of entry points, once these were read
 
 
 _table = _Table()
@@ -226,6 +234,27 @@ def load(name: str) -> Any:
 def known(name: str) -> bool:
     """Tell whether a late-bound name exists, without importing what it stands for."""
     return name in _NAMES
+
+
+def adapter_names() -> list[str]:
+    """The libraries for which an adapter is known: ours, and those of the entry-point group ``tazza.adapters``."""
+    return list(_all_adapters())
+
+
+def load_adapter(library: str) -> Any:
+    """Import the class of the adapter for a library that `adapter_names` lists."""
+    return _resolve(_all_adapters()[library])
+
+
+def _all_adapters() -> dict[str, str]:
+    with _table.lock:
+        if _table.adapters is None:
+            import importlib.metadata  # costs as much as the rest of the package together
+
+            _table.adapters = dict(_ADAPTERS)
+            for point in importlib.metadata.entry_points(group=ADAPTERS):
+                _table.adapters.setdefault(point.name, point.value)
+        return _table.adapters
 
 
 def _resolve(target: str) -> Any:
