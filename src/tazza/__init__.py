@@ -23,6 +23,9 @@ from tazza.core.event import EventStatus as EventStatus
 from tazza.core.event import HostEvent as HostEvent
 from tazza.core.generator import Generator as Generator
 from tazza.core.health import Health as Health
+from tazza.core.hostmemory import PinnedMemory as PinnedMemory
+from tazza.core.hostmemory import SharedMemory as SharedMemory
+from tazza.core.hostmemory import SharedSpec as SharedSpec
 from tazza.core.kernel import kernel as kernel
 from tazza.core.opening import context as context
 from tazza.core.opening import open as open
@@ -56,6 +59,9 @@ __all__ = [
     "Memory",
     "MemoryStats",
     "OutOfMemoryError",
+    "PinnedMemory",
+    "SharedMemory",
+    "SharedSpec",
     "Spec",
     "State",
     "Stream",

@@ -56,7 +56,7 @@ def make(
     pool = runtime.pools[kind] = MemoryPool(runtime, kind)
     context: Any = FakeContext(pool.pool, limit=limit)
     context.stream0 = RecordingStream(pool.pool.new_lane())
-    return context, Memory(pool, context.account), source
+    return context, Memory(pool, context.account, context), source
 
 
 def test_statistics_count_pending_bytes_as_live() -> None:
@@ -126,6 +126,7 @@ def test_a_lost_device_is_asked_for_nothing() -> None:
         stream.mark = None  # type: ignore[method-assign]  # calling it would raise
     buffer.used_on(other)
     del buffer
+    context.stream0.runtime = other.runtime = context.pool.owner
     context.pool.owner.lost = lambda: OSError("fault")
     assert memory.stats().live == 1 << 20
     memory.reset_peak()

@@ -25,9 +25,9 @@ from tazza.core.generator import Generator
 from tazza.core.health import Health
 from tazza.core.kernel import accesses, buffers_of
 from tazza.core.placer import Placer
-from tazza.core.pool import Memory, MemoryPool
+from tazza.core.pool import Memory, pool_of
 from tazza.core.runner import Runner
-from tazza.core.runtime import DeviceRuntime, runtime_of
+from tazza.core.runtime import runtime_of
 from tazza.core.scope import StreamScope, flattened
 from tazza.core.spec import Spec
 from tazza.core.states import State
@@ -79,13 +79,13 @@ class Context(ContextCore):
         self.failures = Failures()
         self._runners: list[Runner] = []
         self._lock = threading.Lock()
-        self._pool = _pool_of(runtime, spec.pool)
+        self._pool = pool_of(runtime, spec.pool)
         self.pool = self._pool.pool
         self.account = Account(f"context on {chosen.name}", spec.memory_limit, runtime.account)
         self.task_lane = runtime.shared_lane(spec.pool) if runtime.capabilities.queues else None
         self.stream0 = self._make_stream(f"{chosen.name} own stream", worker=False)
         self.arrays = _array_library(self, chosen, spec.arrays)
-        self._memory = Memory(self._pool, self.account)
+        self._memory = Memory(self._pool, self.account, self)
         #: Counters (epoch, step), the generator and registered objects, as `save` writes them.
         self.state = State(self._generator, self.arrays.to_numpy, spec=self.spec.as_dict())
         self._last_saved: str | None = None
@@ -285,7 +285,7 @@ class Context(ContextCore):
 
     @property
     def memory(self) -> Memory:
-        """What the context holds: statistics, limit, holders, trim."""
+        """What the context holds: statistics, limit, holders, trim; and the host memory beside the device's."""
         return self._memory
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -469,14 +469,6 @@ class Context(ContextCore):
 def _running_task() -> Task | None:
     frame = top()
     return None if frame is None else cast("Task | None", frame.task)
-
-
-def _pool_of(runtime: DeviceRuntime, kind: str) -> MemoryPool:
-    with runtime.lock:
-        pool = runtime.pools.get(kind)
-        if pool is None:
-            pool = runtime.pools[kind] = MemoryPool(runtime, kind)
-        return cast(MemoryPool, pool)
 
 
 def _array_library(owner: Context, chosen: Device, name: str) -> ArrayLibrary:

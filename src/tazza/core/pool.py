@@ -5,19 +5,24 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Callable
-from typing import Any, final
+from functools import partial
+from typing import Any, cast, final
 
 from tazza.core.completion import now_ns
+from tazza.core.hostmemory import PinnedMemory, SharedMemory
+from tazza.core.supply import supply_of
 from tazza.errors import ArgumentError, DeadlockError, ForkedError, OutOfMemoryError, WaitTimeoutError
 from tazza.hot import Account, Block, Lane, Pool
 from tazza.hot.process import process
 from tazza.memory.stats import MemoryStats
 from tazza.util.text import parse_nbytes
 
-__all__ = ["POOL_KINDS", "Memory", "MemoryPool"]
+__all__ = ["POOL_KINDS", "Memory", "MemoryPool", "pool_of"]
 
 POOL_KINDS = ("caching", "direct")
 """The pools that tazza implements itself; every device has them."""
+
+_HOST_KINDS = ("pinned", "shared")  # beside them, made on demand
 
 _RELIEF_TIMEOUT = 5.0  # seconds that relief waits for streams before it goes on to the next step
 _HOLDERS = 5
@@ -31,7 +36,10 @@ class MemoryPool:
     Args:
         runtime: the device runtime; its ``driver``, ``info``, ``capabilities``, ``name``, ``pools``, ``runners()``,
             ``lost()`` and ``reclaim()`` are used.
-        kind: ``"caching"`` or ``"direct"``.
+        kind: ``"caching"`` or ``"direct"`` for the device's own memory, ``"pinned"`` or ``"shared"`` for the host's.
+
+    Attributes:
+        supply: where the bytes come from.
 
     >>> import tazza as tz
     >>> with tz.open("cpu", pool="direct") as ctx:
@@ -40,13 +48,12 @@ class MemoryPool:
     """
 
     def __init__(self, runtime: Any, kind: str) -> None:
-        if kind not in POOL_KINDS:
+        if kind not in POOL_KINDS + _HOST_KINDS:
             raise ArgumentError.of("pool", kind, f"one of {', '.join(POOL_KINDS)}")
         self.runtime = runtime
         self.kind = kind
-        self.pool = Pool(
-            self, cached=kind == "caching", alignment=max(64, runtime.capabilities.alignment), owner=runtime
-        )
+        self.supply = supply = supply_of(runtime, kind)
+        self.pool = Pool(self, cached=supply.cached, alignment=supply.alignment, owner=supply.owner, exact=supply.exact)
         self._relieving: set[int] = set()
         # User handlers and budgets plug in here; every step may run any code, none runs under a lock. A limit is only
         # relieved by what is charged under it: no cache of the device is.
@@ -64,18 +71,18 @@ class MemoryPool:
     # Source --------------------------------------------------------------------------------------------------------
 
     def reserve(self, nbytes: int) -> int:
-        """Return the address of `nbytes` fresh bytes of the device."""
-        return int(self.runtime.driver.memory_allocate(self.runtime.info, nbytes))
+        """Return the address of `nbytes` fresh bytes."""
+        return self.supply.reserve(nbytes)
 
     def release(self, address: int, nbytes: int) -> None:
-        """Give a reservation back to the driver."""
-        self.runtime.driver.memory_free(self.runtime.info, address)
+        """Give a reservation back."""
+        self.supply.release(address)
 
     def retire(self, block: Block) -> _AllDone | None:
         """Record an event on every stream that still uses the block; the home stream's too where it leaves the pool."""
-        if self.runtime.lost() is not None:
-            return None
-        events = [runner.mark() for runner, number in block.users or () if not runner.reached(number)]
+        # Streams of any device may use memory of the host. Nothing runs on a lost one, and it tells nothing.
+        users = [use for use in block.users or () if use[0].runtime.lost() is None]
+        events = [runner.mark() for runner, number in users if not runner.reached(number)]
         if block.island:
             home = self.quiescent(block.lane)
             if home is not None:
@@ -112,6 +119,11 @@ class MemoryPool:
             self._relieving.discard(me)
         return True
 
+    def closed(self, block: Block) -> None:
+        """Take back costly memory at once: the next allocation of its kind may be long in coming."""
+        self.supply.closed(block.address)
+        self.pool.drain()
+
     def exhausted(self, requested: int, refused: Account | None, account: Account) -> OutOfMemoryError:
         """Describe who holds the memory, and what to do."""
         account.ooms += 1
@@ -123,7 +135,7 @@ class MemoryPool:
         else:
             limit, live = None, self.pool.live
             problem = f"{self.runtime.name} has no room left for {account.name}; its pool holds {live} bytes live"
-            advice = "use smaller batches, drop some of what is held, or another device"
+            advice = self.supply.advice
         largest = ", ".join(f"{label} {nbytes} bytes in {blocks} block(s)" for label, nbytes, blocks in holders)
         return OutOfMemoryError(
             f"no room for {requested} bytes: {problem}. Largest holders: {largest or 'none'}",
@@ -145,7 +157,7 @@ class MemoryPool:
             account: only what is charged to it or below it; None for all.
         """
         totals: dict[str, tuple[int, int]] = {}
-        for block in self.pool.live_blocks():
+        for block in _live_blocks(self.runtime):
             owner = block.account
             if owner is None or not _charges(block, account):
                 continue
@@ -167,9 +179,12 @@ class MemoryPool:
     def _relieve_pending(self, refused: Account | None) -> None:
         for runner in self.runtime.runners():
             runner.reached(0)  # makes it drop what finished work held
-        self.pool.drain()
-        _settle([ticket for ticket, block in list(self.pool.limbo) if _charges(block, refused)])
-        self.pool.drain()
+        pools = [other.pool for other in list(self.runtime.pools.values())]
+        for pool in pools:
+            pool.drain()
+        _settle([ticket for pool in pools for ticket, block in list(pool.limbo) if _charges(block, refused)])
+        for pool in pools:
+            pool.drain()
 
     def _relieve_own(self, refused: Account | None) -> None:
         tickets = [self.quiescent(lane) for lane in list(self.pool.lanes)]
@@ -195,9 +210,11 @@ class Memory:
     (1024, 1048576, (('weights', 1024, 1),))
     """
 
-    def __init__(self, pool: MemoryPool, account: Account) -> None:
+    def __init__(self, pool: MemoryPool, account: Account, context: Any) -> None:
         self._pool = pool
         self._account = account
+        self._pinned = PinnedMemory(context, partial(_host_lane, pool.runtime, "pinned"))
+        self._shared = SharedMemory(context, partial(_host_lane, pool.runtime, "shared"))
 
     def __repr__(self) -> str:
         return f"<Memory of {self._account.name}: {self._account!r} in the {self.pool} pool>"
@@ -206,6 +223,16 @@ class Memory:
     def pool(self) -> str:
         """The kind of the pool: ``"caching"`` or ``"direct"``."""
         return self._pool.kind
+
+    @property
+    def pinned(self) -> PinnedMemory:
+        """Page-locked host memory, a pool of its own beside this one."""
+        return self._pinned
+
+    @property
+    def shared(self) -> SharedMemory:
+        """Host memory that other processes map by name."""
+        return self._shared
 
     @property
     def limit(self) -> int | None:
@@ -311,6 +338,26 @@ def _settle(tickets: list[_AllDone]) -> None:
     deadline = now_ns() + int(_RELIEF_TIMEOUT * 1e9)
     for ticket in tickets:
         ticket.synchronize(max(0.0, (deadline - now_ns()) * 1e-9))
+
+
+def pool_of(runtime: Any, kind: str) -> MemoryPool:
+    """The pool of a kind of a device, made when it is first asked for."""
+    with runtime.lock:
+        pool = runtime.pools.get(kind)
+        if pool is None:
+            pool = runtime.pools[kind] = MemoryPool(runtime, kind)
+        return cast(MemoryPool, pool)
+
+
+def _host_lane(runtime: Any, kind: str) -> Lane:
+    """The one lane of a pool in host memory: the host orders its use, on every device."""
+    pool_of(runtime, kind)
+    return cast(Lane, runtime.shared_lane(kind))
+
+
+def _live_blocks(runtime: Any) -> list[Block]:
+    """The live blocks of every pool of a device, those in host memory too: the same limits bind them."""
+    return [block for pool in list(runtime.pools.values()) for block in pool.pool.live_blocks()]
 
 
 def _charges(block: Block, above: Account | None) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tazza.drivers.cpu import host
+from tazza.drivers.cpu import host, pages
 from tazza.errors import ArgumentError, OutOfMemoryError
 from tazza.spi import Address, Capabilities, CopyKind, DeviceInfo, Driver, Handle, Level, MemoryInfo
 from tazza.util.hostmemory import HostMemory
@@ -32,6 +32,7 @@ class CpuDriver(Driver):
 
     def __init__(self) -> None:
         self._maps: dict[int, mmap.mmap] = {}
+        self._locked = 0  # bytes of those maps that are page-locked
         self._lock = threading.Lock()
 
     # Identity ------------------------------------------------------------------------------------------------------
@@ -60,6 +61,7 @@ class CpuDriver(Driver):
             cross_device_wait=True,
             peer_copy=True,
             split=len(device.cores) > 1,
+            pinned=pages.AVAILABLE,
             dtypes=frozenset(_DTYPES),
             array_libraries=("numpy",),
         )
@@ -111,6 +113,28 @@ class CpuDriver(Driver):
         with self._lock:
             memory = self._maps.pop(address)
         memory.close()
+
+    def pinned_allocate(self, device: DeviceInfo, nbytes: int) -> Address:
+        # Locking touches every page: what is not there would not be refused but taken from others, by killing them.
+        free = host.available_memory()[0]
+        if nbytes > free:
+            raise OutOfMemoryError(
+                f"{nbytes} bytes asked for, {free} free", requested=nbytes, backend=self.name, call="mlock"
+            )
+        address = self.memory_allocate(device, nbytes)
+        try:
+            pages.lock(address, nbytes, self._locked)
+        except BaseException:
+            self.memory_free(device, address)
+            raise
+        with self._lock:
+            self._locked += nbytes
+        return address
+
+    def pinned_free(self, device: DeviceInfo, address: Address) -> None:
+        with self._lock:
+            self._locked -= len(self._maps[address])
+        self.memory_free(device, address)  # unmapped pages are unlocked
 
     def memory_info(self, device: DeviceInfo) -> MemoryInfo:
         return MemoryInfo(*host.available_memory())
