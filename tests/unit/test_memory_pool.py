@@ -195,7 +195,7 @@ def test_relief_of_a_limit_neither_waits_for_others_nor_empties_caches() -> None
     del stranger
     other.stream0.submit()
     looked: list[int] = []
-    runtime.runners = lambda: [SimpleNamespace(reached=looked.append)]
+    runtime.runners = lambda: [SimpleNamespace(reached=looked.append, letting_go=lambda wanted: None)]
     kept = context.allocate(1024)
     with pytest.raises(OutOfMemoryError, match="limit of 1024"):
         context.allocate(64)

@@ -376,7 +376,7 @@ class Context(ContextCore):
 
     def _live_runners(self) -> list[Runner]:
         with self._lock:
-            self._runners = [runner for runner in self._runners if not (runner.closed and runner.mark().is_done)]
+            self._runners = [runner for runner in self._runners if not runner.is_over]
             return list(self._runners)
 
     @property

@@ -179,6 +179,10 @@ class MemoryPool:
     def _relieve_pending(self, refused: Account | None) -> None:
         for runner in self.runtime.runners():
             runner.reached(0)  # makes it drop what finished work held
+            last = runner.letting_go(lambda held: _charges(held.block, refused))
+            if last is not None:
+                _settle([_AllDone([last])])
+                runner.reached(0)
         pools = [other.pool for other in list(self.runtime.pools.values())]
         for pool in pools:
             pool.drain()

@@ -32,6 +32,7 @@ import re
 import secrets
 import stat
 import struct
+import sys
 import threading
 import zlib
 from collections.abc import Callable
@@ -178,6 +179,7 @@ class _Open:
     def __init__(self) -> None:
         self.lock = threading.RLock()  # reentrant: the collector may close a segment while one is added
         self.segments: dict[int, Segment] = {}
+        self.at_exit = False  # whether somebody runs `forsake` at the end of a worker of `multiprocessing`
 
 
 _open = _Open()
@@ -199,6 +201,7 @@ def create(header: Header) -> Segment:
         UnsupportedError: this system has no such directory.
     """
     sweep()
+    _forsake_at_exit()
     packed = header.pack()
     nbytes = PAGE + -(-header.nbytes // PAGE) * PAGE
     name, descriptor = _new_file(nbytes)
@@ -273,6 +276,14 @@ def forsake() -> None:
         segments = list(_open.segments.values())
     for segment in segments:
         segment.forsake()
+
+
+def _forsake_at_exit() -> None:
+    # Workers of `multiprocessing` that were forked end without `atexit`; where there is none, nobody has loaded it.
+    util: Any = sys.modules.get("multiprocessing.util")
+    if util is not None and not _open.at_exit:
+        _open.at_exit = True
+        util.Finalize(None, forsake, exitpriority=0)
 
 
 # The system ---------------------------------------------------------------------------------------------------------

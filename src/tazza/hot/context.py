@@ -180,6 +180,7 @@ def _size(nbytes: Any) -> int:
 
 def _typed(buffer: Buffer, dtype: Any, layout: Layout) -> Buffer:
     buffer.dtype = dtype
+    buffer.nbytes = layout.nbytes  # without what the layout leaves over: copies move as many bytes
     buffer._shape = layout.shape
     buffer._strides = layout.strides
     return buffer
