@@ -18,7 +18,8 @@ be turned off before Python 3.13, removes a segment when *any* process that atta
 process that has mapped the segment holds a shared ``flock`` on it, which the system takes back however the process
 ends. Whoever gets the exclusive lock knows that nobody is there, and removes the name: the last one to leave a segment
 whose creator died, and everybody who makes a new one, for all that the dead left behind (`sweep`). As a lock follows
-the creation of the file, a sweeper may come between the two; the creator sees that and takes another name.
+the creation of the file, a sweeper may come between the two; the creator sees that and takes another name. The lock has
+a descriptor of its own, apart from the mapping's, as a forked child keeps its parent's mappings but is not to count.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ import struct
 import sys
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple, final
 
@@ -135,11 +137,13 @@ class Segment:
         readonly: the system refuses writing through this mapping.
     """
 
-    def __init__(self, name: str, descriptor: int, nbytes: int, header: Header, *, owned: bool, readonly: bool) -> None:
+    def __init__(
+        self, name: str, lock: int, memory: int, nbytes: int, header: Header, *, owned: bool, readonly: bool
+    ) -> None:
         self.name, self.nbytes, self.header = name, nbytes, header
         self.owned, self.readonly = owned, readonly
-        self.address = _map(descriptor, nbytes, readonly)
-        self._descriptor, self._generation = descriptor, generation()
+        self.address = _map(memory, nbytes, readonly)
+        self._descriptor, self._generation = lock, generation()
         with _open.lock:
             _open.segments[id(self)] = self
 
@@ -204,14 +208,15 @@ def create(header: Header) -> Segment:
     _forsake_at_exit()
     packed = header.pack()
     nbytes = PAGE + -(-header.nbytes // PAGE) * PAGE
-    name, descriptor = _new_file(nbytes)
+    name, lock = _new_file(nbytes)
     try:
-        _fill_file(descriptor, nbytes)
-        os.pwrite(descriptor, packed, 0)
-        return Segment(name, descriptor, nbytes, header, owned=True, readonly=False)
+        with _opened(name, os.O_RDWR) as memory:
+            _fill_file(memory, nbytes)
+            os.pwrite(memory, packed, 0)
+            return Segment(name, lock, memory, nbytes, header, owned=True, readonly=False)
     except BaseException:
         _unlink(name)
-        os.close(descriptor)
+        os.close(lock)
         raise
 
 
@@ -225,23 +230,23 @@ def attach(name: str, *, readonly: bool = False) -> Segment:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ArgumentError.of("name", name, "a name like 'tazza-123-0123456789abcdef', as spec.name has it")
     try:
-        descriptor = os.open(_directory() / name, (os.O_RDONLY if readonly else os.O_RDWR) | _FLAGS)
+        lock = os.open(_directory() / name, os.O_RDONLY | _FLAGS)
+        try:
+            if not _lock(lock):
+                raise FileNotFoundError  # a sweeper has it
+            with _opened(name, os.O_RDONLY if readonly else os.O_RDWR) as memory:
+                state = os.fstat(memory)
+                if not stat.S_ISREG(state.st_mode):
+                    raise SharedMemoryError(f"{name} is no shared memory but another kind of file")
+                header = Header.unpack(name, os.pread(memory, PAGE, 0), state.st_size)
+                return Segment(name, lock, memory, state.st_size, header, owned=False, readonly=readonly)
+        except BaseException:
+            os.close(lock)
+            raise
     except FileNotFoundError:
         raise SharedMemoryError(f"no segment {name}: its creator has closed it, or has died") from None
     except OSError as error:  # another user's, or something that is no file
         raise SharedMemoryError(f"{name} cannot be attached: {error.strerror}") from None
-    try:
-        if not _lock(descriptor) or not os.fstat(descriptor).st_nlink:
-            raise SharedMemoryError(f"no segment {name}: it is being removed, its creator has closed it or has died")
-        state = os.fstat(descriptor)
-        if not stat.S_ISREG(state.st_mode):
-            raise SharedMemoryError(f"{name} is no shared memory but another kind of file")
-        nbytes = state.st_size
-        header = Header.unpack(name, os.pread(descriptor, PAGE, 0), nbytes)
-        return Segment(name, descriptor, nbytes, header, owned=False, readonly=readonly)
-    except BaseException:
-        os.close(descriptor)
-        raise
 
 
 def sweep() -> tuple[str, ...]:
@@ -297,6 +302,15 @@ def _directory() -> Path:
     return Path(_DIRECTORY)
 
 
+@contextmanager
+def _opened(name: str, flags: int) -> Iterator[int]:
+    descriptor = os.open(_directory() / name, flags | _FLAGS)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 def _lock(descriptor: int, *, exclusive: bool = False) -> bool:
     """Take the lock that says "somebody is there", or prove that nobody is; never waits."""
     try:
@@ -311,7 +325,7 @@ def _new_file(nbytes: int) -> tuple[str, int]:
     for _ in range(_ATTEMPTS):
         name = f"tazza-{os.getpid()}-{secrets.token_hex(8)}"
         try:
-            descriptor = os.open(_directory() / name, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600)
+            descriptor = os.open(_directory() / name, os.O_RDONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600)
         except OSError as error:
             raise _no_room(nbytes, "open", error) from None
         if _lock(descriptor) and os.fstat(descriptor).st_nlink:
@@ -360,7 +374,7 @@ def _unlink_same(name: str, descriptor: int) -> bool:
 
 
 class _Libc:
-    """Two calls of the C library; `mmap.mmap` keeps a copy of the descriptor, and with it the lock, to itself."""
+    """Two calls of the C library; `mmap.mmap` would keep a descriptor of its own for each mapping."""
 
     def __init__(self) -> None:
         library = ctypes.CDLL(None, use_errno=True)
