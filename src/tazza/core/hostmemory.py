@@ -206,7 +206,8 @@ class SharedMemory(_HostMemory):
         resolved, layout = _layout(nbytes, dtype, shape, strides)
         size = whole_nbytes(nbytes)
         header = Header(size, resolved, layout.shape, layout.strides, _label(label))
-        return self._take(partial(segment.create, header), size, layout, resolved, label)
+        supply: SegmentSupply = self._lane().pool.source.supply
+        return self._take(partial(supply.create, header), size, layout, resolved, label)
 
     def attach(self, spec: SharedSpec | str, *, readonly: bool | None = None) -> Buffer:
         """Map memory that another process shares; closing the buffer, or dropping it, lets go of it again.

@@ -38,7 +38,6 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Final, NamedTuple, final
 
 import numpy as np
@@ -204,7 +203,7 @@ def create(header: Header) -> Segment:
         OutOfMemoryError: there is no room in the directory for shared memory.
         UnsupportedError: this system has no such directory.
     """
-    sweep()
+    sweep()  # which looks whether this system has what it takes
     _forsake_at_exit()
     packed = header.pack()
     nbytes = PAGE + -(-header.nbytes // PAGE) * PAGE
@@ -229,8 +228,9 @@ def attach(name: str, *, readonly: bool = False) -> Segment:
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ArgumentError.of("name", name, "a name like 'tazza-123-0123456789abcdef', as spec.name has it")
+    _check_system()
     try:
-        lock = os.open(_directory() / name, os.O_RDONLY | _FLAGS)
+        lock = os.open(_path(name), os.O_RDONLY | _FLAGS)
         try:
             if not _lock(lock):
                 raise FileNotFoundError  # a sweeper has it
@@ -258,7 +258,7 @@ def sweep() -> tuple[str, ...]:
         if name in ours:
             continue
         try:
-            descriptor = os.open(_directory() / name, os.O_RDONLY | _FLAGS)
+            descriptor = os.open(_path(name), os.O_RDONLY | _FLAGS)
         except OSError:  # gone meanwhile, or another user's, who sweeps for himself
             continue
         try:
@@ -272,7 +272,8 @@ def sweep() -> tuple[str, ...]:
 
 def names() -> list[str]:
     """The names of all segments on this machine, of the living and of the dead."""
-    return sorted(entry.name for entry in os.scandir(_directory()) if _NAME.fullmatch(entry.name))
+    _check_system()
+    return sorted(entry.name for entry in os.scandir(_DIRECTORY) if _NAME.fullmatch(entry.name))
 
 
 def forsake() -> None:
@@ -296,15 +297,18 @@ def _forsake_at_exit() -> None:
 _FLAGS: Final = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
-def _directory() -> Path:
+def _check_system() -> None:
     if fcntl is None or not os.path.isdir(_DIRECTORY):
         raise UnsupportedError(f"shared memory by name needs Linux's {_DIRECTORY}; send ctx.to_numpy(buffer) instead")
-    return Path(_DIRECTORY)
+
+
+def _path(name: str) -> str:
+    return f"{_DIRECTORY}/{name}"
 
 
 @contextmanager
 def _opened(name: str, flags: int) -> Iterator[int]:
-    descriptor = os.open(_directory() / name, flags | _FLAGS)
+    descriptor = os.open(_path(name), flags | _FLAGS)
     try:
         yield descriptor
     finally:
@@ -325,7 +329,7 @@ def _new_file(nbytes: int) -> tuple[str, int]:
     for _ in range(_ATTEMPTS):
         name = f"tazza-{os.getpid()}-{secrets.token_hex(8)}"
         try:
-            descriptor = os.open(_directory() / name, os.O_RDONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600)
+            descriptor = os.open(_path(name), os.O_RDONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600)
         except OSError as error:
             raise _no_room(nbytes, "open", error) from None
         if _lock(descriptor) and os.fstat(descriptor).st_nlink:
@@ -359,7 +363,7 @@ def _no_room(nbytes: int, call: str, error: OSError) -> OutOfMemoryError:
 
 def _unlink(name: str) -> bool:
     try:
-        os.unlink(_directory() / name)
+        os.unlink(_path(name))
     except FileNotFoundError:  # somebody else's resource tracker was faster
         return False
     return True

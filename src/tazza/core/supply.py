@@ -13,10 +13,12 @@ from typing import Any, final
 
 from tazza.core.device import device
 from tazza.core.runtime import runtime_of
-from tazza.core.segment import PAGE, Segment
+from tazza.core.segment import PAGE, Header, Segment, create
 from tazza.errors import InternalError, OutOfMemoryError, UnsupportedError
 
 __all__ = ["DeviceSupply", "PinnedSupply", "SegmentSupply", "Supply", "host_of", "supply_of"]
+
+_ASK_FROM = 1 << 20  # bytes; asking the system how much memory is free takes as long as getting less than this
 
 
 class Supply(abc.ABC):
@@ -116,13 +118,17 @@ class SegmentSupply(Supply):
     def reserve(self, nbytes: int) -> int:
         if not self._wanted.makers:
             raise InternalError("shared memory was reserved outside of `providing`")
-        # The system would rather end processes than refuse memory that it has promised.
-        free = self.owner.driver.memory_info(self.owner.info).free
-        if nbytes > free:
-            raise OutOfMemoryError(f"{nbytes} bytes asked for, {free} free on the machine", requested=nbytes)
         segment = self._wanted.makers[-1]()
         self.segments[segment.address] = segment
         return segment.address
+
+    def create(self, header: Header) -> Segment:
+        """Make a segment, unless the machine has not as much memory: it would rather end processes than refuse it."""
+        if header.nbytes >= _ASK_FROM:
+            free = self.owner.driver.memory_info(self.owner.info).free
+            if header.nbytes > free:
+                raise OutOfMemoryError(f"{header.nbytes} bytes asked for, {free} free", requested=header.nbytes)
+        return create(header)
 
     def release(self, address: int) -> None:
         self.segments.pop(address).close()

@@ -116,11 +116,12 @@ class CpuDriver(Driver):
 
     def pinned_allocate(self, device: DeviceInfo, nbytes: int) -> Address:
         # Locking touches every page: what is not there would not be refused but taken from others, by killing them.
-        free = host.available_memory()[0]
-        if nbytes > free:
-            raise OutOfMemoryError(
-                f"{nbytes} bytes asked for, {free} free", requested=nbytes, backend=self.name, call="mlock"
-            )
+        if nbytes >= _ASK_FROM:
+            free = host.available_memory()[0]
+            if nbytes > free:
+                raise OutOfMemoryError(
+                    f"{nbytes} bytes asked for, {free} free", requested=nbytes, backend=self.name, call="mlock"
+                )
         address = self.memory_allocate(device, nbytes)
         try:
             pages.lock(address, nbytes, self._locked)
@@ -167,6 +168,8 @@ class CpuDriver(Driver):
 
 # Python's default is shared between a process and its forked children: what a child writes would be its parent's.
 _PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+
+_ASK_FROM = 1 << 20  # bytes; asking the system how much is free takes as long as locking less than this
 
 _DTYPES = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
