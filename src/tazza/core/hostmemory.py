@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tazza.core import segment
+from tazza.core.holders import is_charged
 from tazza.core.segment import PAGE, Header, Segment
 from tazza.core.supply import SegmentSupply
-from tazza.errors import ArgumentError, ClosedError, SharedMemoryError
+from tazza.errors import ArgumentError, SharedMemoryError
 from tazza.hot import Buffer, Lane
 from tazza.hot._layout import Layout, allocation_layout, view_layout, whole_nbytes
 
@@ -27,21 +27,15 @@ class _HostMemory:
     _kind = ""
 
     def __init__(self, context: Any, lane: Callable[[], Lane]) -> None:
-        self._context = weakref.ref(context)
+        self._context = context
         self._lane_of_kind = lane
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} of {self._context()!r}>"
-
-    def _owner(self) -> Any:
-        context = self._context()
-        if context is None:
-            raise ClosedError(f"the context of this {self._kind} memory is gone; keep it while it is used")
-        return context
+        return f"<{type(self).__name__} of {self._context!r}>"
 
     def _lane(self) -> Lane:
         # Asked first: in a forked child the pool is not to be touched, nor another one made.
-        self._owner()._runtime.check_process()
+        self._context._runtime.check_process()
         lane = self._lane_of_kind()
         lane.pool.drain()
         return lane
@@ -54,8 +48,8 @@ class _HostMemory:
     @property
     def live(self) -> int:
         """Bytes of this kind that are charged to this context, those of freed memory in use by a stream included."""
-        account = self._owner().account
-        return sum(block.nbytes for block in self._lane().pool.live_blocks() if _charged(block.account, account))
+        account = self._context.account
+        return sum(block.nbytes for block in self._lane().pool.live_blocks() if is_charged(block, account))
 
 
 @final
@@ -100,7 +94,7 @@ class PinnedMemory(_HostMemory):
         """
         resolved, layout = _layout(nbytes, dtype, shape, strides)
         requested = whole_nbytes(nbytes)
-        return cast(Buffer, self._owner().place(self._lane(), requested, layout, resolved, label=_label(label)))
+        return cast(Buffer, self._context.place(self._lane(), requested, layout, resolved, label=_label(label)))
 
     def trim(self, keep: int = 0) -> int:
         """Unlock and give back unused memory while more than `keep` bytes are reserved; returns bytes given back."""
@@ -229,7 +223,7 @@ class SharedMemory(_HostMemory):
         only_read = not isinstance(spec, str) and spec.readonly
         if readonly is False and only_read:
             raise ArgumentError.of("readonly", readonly, "True or None, as the spec is read-only")
-        self._owner()._runtime.check_process()
+        self._context._runtime.check_process()
         one = segment.attach(spec if isinstance(spec, str) else spec.name, readonly=readonly or only_read)
         given = [one]
         try:
@@ -256,7 +250,7 @@ class SharedMemory(_HostMemory):
         lane = self._lane()
         placed = layout._replace(offset=PAGE + layout.offset)
         with lane.pool.source.supply.providing(make):
-            made = self._owner().place(lane, PAGE + nbytes, placed, dtype, label=label, readonly=readonly)
+            made = self._context.place(lane, PAGE + nbytes, placed, dtype, label=label, readonly=readonly)
         return cast(Buffer, made)
 
 
@@ -287,9 +281,3 @@ def _label(label: str | None) -> str | None:
     if label is not None and type(label) is not str:
         raise ArgumentError.of("label", label, "a str or None")
     return label
-
-
-def _charged(account: Any, above: Any) -> bool:
-    while account is not None and account is not above:
-        account = account.parent
-    return account is above

@@ -141,7 +141,7 @@ class Segment:
     ) -> None:
         self.name, self.nbytes, self.header = name, nbytes, header
         self.owned, self.readonly = owned, readonly
-        self.address = _map(memory, nbytes, readonly)
+        self.address = _map(memory, nbytes, readonly, present=owned)
         self._descriptor, self._generation = lock, generation()
         with _open.lock:
             _open.segments[id(self)] = self
@@ -398,9 +398,11 @@ def _libc() -> _Libc:
     return _loaded[0]
 
 
-def _map(descriptor: int, nbytes: int, readonly: bool) -> int:
+def _map(descriptor: int, nbytes: int, readonly: bool, *, present: bool) -> int:
+    """Map a file; with its memory in the figures of this process, where it is `present`, before it is touched."""
     protection = mmap.PROT_READ | (0 if readonly else mmap.PROT_WRITE)
-    address = _libc().mmap(None, nbytes, protection, mmap.MAP_SHARED, descriptor, 0)
+    flags = mmap.MAP_SHARED | (getattr(mmap, "MAP_POPULATE", 0) if present else 0)
+    address = _libc().mmap(None, nbytes, protection, flags, descriptor, 0)
     if address is None or address == ctypes.c_void_p(-1).value:
         code = ctypes.get_errno()
         raise _no_room(nbytes, "mmap", OSError(code, os.strerror(code)))
