@@ -46,6 +46,10 @@ class Supply(abc.ABC):
     def release(self, address: int) -> None:
         """Give back what `reserve` returned; nothing uses it any more."""
 
+    def has_room(self, nbytes: int) -> bool:
+        """Tell whether so many bytes are known to be free; False where only trying tells."""
+        return False
+
     def closed(self, address: int) -> None:  # noqa: B027  most memory has nothing but its bytes
         """Take note that the user has closed what lies at an address that was reserved; arrays may still see it."""
 
@@ -63,6 +67,9 @@ class DeviceSupply(Supply):
 
     def release(self, address: int) -> None:
         self.owner.driver.memory_free(self.owner.info, address)
+
+    def has_room(self, nbytes: int) -> bool:
+        return bool(self.owner.driver.memory_info(self.owner.info).free >= nbytes)
 
 
 @final

@@ -64,6 +64,7 @@ class CpuDriver(Driver):
             pinned=pages.AVAILABLE,
             dtypes=frozenset(_DTYPES),
             array_libraries=("numpy",),
+            array_allocations="hooked",
         )
 
     def part(self, device: DeviceInfo, part: str) -> DeviceInfo:
