@@ -25,6 +25,9 @@ from tazza.core.event import EventStatus as EventStatus
 from tazza.core.event import HostEvent as HostEvent
 from tazza.core.generator import Generator as Generator
 from tazza.core.health import Health as Health
+from tazza.core.hostmemory import PinnedMemory as PinnedMemory
+from tazza.core.hostmemory import SharedMemory as SharedMemory
+from tazza.core.hostmemory import SharedSpec as SharedSpec
 from tazza.core.kernel import kernel as kernel
 from tazza.core.memory import Memory as Memory
 from tazza.core.opening import context as context
@@ -63,7 +66,10 @@ __all__ = [
     "MemorySnapshot",
     "MemoryStats",
     "OutOfMemoryError",
+    "PinnedMemory",
     "Recording",
+    "SharedMemory",
+    "SharedSpec",
     "Spec",
     "State",
     "Stream",

@@ -118,7 +118,7 @@ class DeviceRuntime:
     def add_runner(self, runner: Any) -> None:
         """Know a runner until it is closed and idle."""
         with self.lock:
-            self._runners = [known for known in self._runners if not (known.closed and known.mark().is_done)]
+            self._runners = [known for known in self._runners if not known.is_over]
             self._runners.append(runner)
 
     def runners(self) -> list[Any]:
