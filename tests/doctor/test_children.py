@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tazza.doctor.children import run_child
+from tazza.doctor.children import _kill, _signal_name, run_child
 from tazza.doctor.collect import Sources, collect
 from tazza.doctor.examine import examine, judge
 from tazza.doctor.facts import Facts, Imported
@@ -101,6 +103,27 @@ def test_half_a_line_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert child.said == ({"a": 1},)
     assert child.last("a") == 1
     assert child.last("b") is None
+
+
+def test_without_process_groups_the_child_alone_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "killpg", raising=False)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        _kill(process)
+        assert process.returncode
+
+
+def test_a_child_that_cannot_be_killed_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that sleeps in a driver's part of the kernel."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        monkeypatch.setattr(os, "killpg", lambda group, number: None, raising=False)
+        monkeypatch.setattr("tazza.doctor.children._DEATH", 0.01)
+        _kill(process)
+        assert process.returncode is None
+
+
+def test_how_a_child_ended() -> None:
+    assert _signal_name(-11) == "killed by SIGSEGV"
+    assert _signal_name(0xC0000005) == "ended with 0xc0000005"
 
 
 @pytest.mark.interop

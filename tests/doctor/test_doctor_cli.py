@@ -79,7 +79,7 @@ def test_nothing_to_show(facts: list[Facts], capsys: Capture) -> None:
 
 
 def test_json(facts: list[Facts], capsys: Capture) -> None:
-    facts[0] = change("driver", state="crashed", call="cuInit")
+    facts[0] = replace(change("driver", state="crashed", call="cuInit"), environment=(("LD_LIBRARY_PATH", "/x"),))
     assert main(["doctor", "--json"]) == ExitCode.UNHEALTHY
     document = json.loads(capsys.readouterr().out)
     assert document["exit_code"] == 7
@@ -87,6 +87,8 @@ def test_json(facts: list[Facts], capsys: Capture) -> None:
     assert document["count"] == {"error": 1, "warning": 0, "note": 0}
     assert document["findings"][0]["key"] == "driver-crashed"
     assert document["libraries"][0]["owner"] == "numpy 2.4.6"
+    assert document["environment"] == {"LD_LIBRARY_PATH": "/x"}
+    assert document["preloaded"] == {}
     assert set(document["versions"]) == {"tazza", "python", "numpy"}
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tazza.doctor.child_driver import main
 from tazza.doctor.driver import examine_driver
 from tazza.doctor.examine import judge
 from tazza.doctor.facts import Driver, Library
@@ -149,3 +151,37 @@ def test_cudnn_that_cannot_be_loaded_alone_is_no_finding(tmp_path: Path) -> None
     driver = examine_driver(tmp_path, (), (library,), timeout=30)
     assert driver.cudnn_state == "failed"
     assert "cudnn-broken" not in keys(driver)
+
+
+# What runs in the child, run here ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("what", "source", "said"),
+    [
+        (
+            "cuda",
+            DRIVER.format(init="return 0;"),
+            {"begin": "cuDeviceGetCount", "cuda": 12040, "devices": 2, "code": 0},
+        ),
+        ("cuda", DRIVER.format(init="return 3;"), {"begin": "cuInit", "cuda": 12040, "call": "cuInit", "code": 3}),
+        (
+            "cudnn",
+            CUDNN.format(version=90100, check="return 5;"),
+            {"begin": "cudnnOpsVersionCheck", "version": 90100, "check": "cudnnOpsVersionCheck", "code": 5},
+        ),
+    ],
+)
+def test_the_child_says_what_it_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str, source: str, said: dict[str, object]
+) -> None:
+    main(what, str(compile_library(tmp_path / "planted.so", source)))
+    together: dict[str, object] = {}
+    for line in capsys.readouterr().out.splitlines():
+        together |= json.loads(line)
+    assert together == said
+
+
+def test_the_child_cannot_load_what_is_no_library(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main("cuda", str(tmp_path))
+    assert set(json.loads(capsys.readouterr().out.splitlines()[-1])) == {"error"}

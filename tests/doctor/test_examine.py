@@ -17,6 +17,7 @@ from tazza.doctor import Library, Severity, examine
 from tazza.doctor.child_imports import main, process_facts
 from tazza.doctor.collect import Sources, collect
 from tazza.doctor.installation import examine_python, examine_tazza, examine_variables, stale_files
+from tazza.doctor.machine import examine_memory
 from tazza.errors import ArgumentError
 from tests.doctor.planted import install, plant
 
@@ -91,6 +92,11 @@ def test_a_system_that_says_nothing(tmp_path: Path) -> None:
     assert report.facts.memory.shared_total is None
     pools = [os.path.realpath(pool.path) for pool in report.facts.pools]
     assert [os.path.realpath(one.path) for one in report.facts.libraries if one.loaded] == sorted(pools)
+
+
+def test_without_file_system_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "statvfs", raising=False)
+    assert examine_memory(plant(tmp_path, {"dev/shm/x": ""})).shared_total is None
 
 
 def test_this_process() -> None:

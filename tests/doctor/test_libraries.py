@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tazza.doctor.distributions import installed
 from tazza.doctor.libraries import Owners, find_libraries, identify, loader_folders, parse_maps, version_in_name
-from tazza.doctor.packages import installed
 from tests.doctor.planted import install, plant
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tazza.doctor.distributions import installed
 from tazza.doctor.facts import Package
-from tazza.doctor.packages import find_packages, installed
+from tazza.doctor.packages import find_packages
 from tazza.doctor.versions import holds, numbers, parse_requirement, same_release
 from tests.doctor.planted import install, plant
 
@@ -98,8 +99,10 @@ def test_what_it_was_built_for(tmp_path: Path) -> None:
     )
     install(tmp_path, "cupy-cuda13x", "14.0", {"cupy/__init__.py": ""})
     install(tmp_path, "numpy", "2.0", {INIT: "", "numpy/version.py": "cuda = '1'"})
+    install(tmp_path, "jax", "0.10", {"jax/__init__.py": ""})
+    install(tmp_path, "jax-cuda12-plugin", "0.10", {})
     packages = look(tmp_path)
-    assert [packages[name].cuda for name in ("torch", "cupy", "numpy")] == ["12.4", "13", ""]
+    assert [packages[name].cuda for name in ("torch", "cupy", "numpy", "jax")] == ["12.4", "13", "", "12"]
     plant(tmp_path, {"torch/version.py": "__version__ = '2.13.0+cpu'\ncuda: Optional[str] = None\n"})
     assert look(tmp_path)["torch"].cuda == ""
 
@@ -149,3 +152,10 @@ def test_numbers() -> None:
     assert not same_release("2.0", "2.1.4")
     assert parse_requirement("a[b]>=1; python_version > '3'") == ("a", ">=1")
     assert parse_requirement("Some_Name") == ("some-name", "")
+
+
+def test_an_interrupted_installation_is_left_out(tmp_path: Path) -> None:
+    plant(tmp_path, {"scipy-1.17.dist-info/RECORD": "", "jax-1.dist-info/METADATA": "Name: jax\n\nVersion: 1\n"})
+    install(tmp_path, "numpy", "2.4.6", {INIT: ""})
+    plant(tmp_path, {"old.egg-info/PKG-INFO": "Name: old\nVersion: 3\n"})
+    assert sorted(map(str, installed([str(tmp_path)]))) == ["numpy 2.4.6", "old 3"]

@@ -12,12 +12,13 @@ from typing import Any, final
 from tazza.doctor.checks_machine import THREAD_VARIABLES
 from tazza.doctor.child_imports import process_facts
 from tazza.doctor.children import Child, run_child
+from tazza.doctor.distributions import installed
 from tazza.doctor.driver import examine_driver
 from tazza.doctor.facts import Facts, Imported, ThreadPool
 from tazza.doctor.installation import examine_python, examine_tazza
 from tazza.doctor.libraries import Owners, find_libraries, loader_folders, parse_maps
 from tazza.doctor.machine import examine_limits, examine_memory, examine_processors
-from tazza.doctor.packages import find_packages, installed
+from tazza.doctor.packages import find_packages
 from tazza.drivers.cpu.cgroups import read
 
 __all__ = ["Sources", "collect"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from importlib.metadata import Distribution
 from pathlib import Path
 
+from tazza.doctor.distributions import Installed
 from tazza.doctor.facts import Library
 from tazza.drivers.cpu.cgroups import read
 
@@ -115,18 +115,17 @@ def _configured(root: Path, file: Path, *, depth: int) -> list[Path]:
 class Owners:
     """Which distribution installed a file, from the lists that the installer kept."""
 
-    def __init__(self, distributions: Iterable[Distribution], root: Path) -> None:
+    def __init__(self, distributions: Iterable[Installed], root: Path) -> None:
         self._root = root
         self._owner: dict[str, str] = {}
-        self._folders: dict[str, str] = {}
+        self._folders: set[str] = set()
         for distribution in distributions:
-            folder = os.path.realpath(str(distribution.locate_file("")))
-            name = f"{distribution.name} {distribution.version}"
-            self._folders[folder] = folder
-            for line in (distribution.read_text("RECORD") or "").splitlines():
+            folder = os.path.realpath(distribution.folder)
+            self._folders.add(folder)
+            for line in distribution.read("RECORD").splitlines():
                 if any(suffix in line for suffix in _SUFFIXES):
                     path = line.rsplit(",", 2)[0].strip('"')
-                    self._owner[os.path.normpath(os.path.join(folder, path))] = name
+                    self._owner[os.path.normpath(os.path.join(folder, path))] = str(distribution)
 
     def __iter__(self) -> Iterator[str]:
         """The native files of every distribution."""

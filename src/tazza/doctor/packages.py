@@ -6,15 +6,15 @@ import importlib
 import importlib.machinery
 import os
 import re
-from collections.abc import Iterable, Sequence
-from importlib.metadata import Distribution, distributions
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from tazza.doctor.distributions import Installed
 from tazza.doctor.facts import Package
 from tazza.doctor.versions import canonical, holds, parse_requirement
 from tazza.drivers.cpu.cgroups import read
 
-__all__ = ["WATCHED", "find_packages", "installed"]
+__all__ = ["WATCHED", "find_packages"]
 
 # The distributions that bring a module; of several only one may be installed.
 WATCHED: dict[str, tuple[str, ...]] = {
@@ -34,13 +34,7 @@ _VERSION = re.compile(r"^(?:__version__|version)\s*(?::\s*\w+\s*)?=\s*['\"]([^'\
 _CUDA = re.compile(r"^cuda(?:_version)?\s*(?::[^=\n]*)?=\s*['\"](\d[\d.]*)", re.MULTILINE)
 
 
-def installed(search_path: Sequence[str]) -> list[Distribution]:
-    """Every distribution on the path, the one that counts first; each metadata folder once."""
-    folders = {os.path.realpath(folder or os.curdir): None for folder in search_path}
-    return [found for found in distributions(path=list(folders)) if found.metadata["Name"]]
-
-
-def find_packages(search_path: Sequence[str], listed: Iterable[Distribution]) -> tuple[Package, ...]:
+def find_packages(search_path: Sequence[str], listed: Iterable[Installed]) -> tuple[Package, ...]:
     """Look at each watched package without importing it; those that are not there are left out.
 
     Args:
@@ -48,7 +42,7 @@ def find_packages(search_path: Sequence[str], listed: Iterable[Distribution]) ->
         listed: what `installed` returned for it.
     """
     importlib.invalidate_caches()  # files may have come since this process looked last
-    by_name: dict[str, list[Distribution]] = {}
+    by_name: dict[str, list[Installed]] = {}
     for distribution in listed:
         by_name.setdefault(canonical(distribution.name), []).append(distribution)
     versions = {name: found[0].version for name, found in by_name.items()}
@@ -69,22 +63,22 @@ def _origin(module: str, search_path: Sequence[str]) -> str:
     return spec.origin or next(iter(spec.submodule_search_locations or ()), "")
 
 
-def _package(module: str, found: list[Distribution], path: str, versions: dict[str, str]) -> Package:
-    folders = tuple(str(distribution.locate_file("")) for distribution in found)
+def _package(module: str, found: list[Installed], path: str, versions: Mapping[str, str]) -> Package:
+    folders = tuple(distribution.folder for distribution in found)
     home = _home(module, path)
-    editable = any("editable" in (distribution.read_text("direct_url.json") or "") for distribution in found)
+    editable = any("editable" in distribution.read("direct_url.json") for distribution in found)
     own = not path or editable or os.path.realpath(home) in map(os.path.realpath, folders)
     leftover = bool(path) and not path.endswith((".py", ".pyc", ".so", ".pyd"))
     return Package(
         module=module,
-        distributions=tuple(f"{distribution.name} {distribution.version}" for distribution in found),
+        distributions=tuple(str(distribution) for distribution in found),
         folders=folders,
         version=found[0].version if found else "",
         path=path,
         file_version=_file_version(path),
         shadowed=bool(found) and (not own or leftover),
         missing=bool(found) and not path and not editable,
-        cuda=_built_for(module, found, path),
+        cuda=_built_for(module, found, path, versions),
         unmet=tuple(_unmet(found[0], versions)) if found else (),
     )
 
@@ -106,22 +100,25 @@ def _file_version(path: str) -> str:
     return ""
 
 
-def _built_for(module: str, found: list[Distribution], path: str) -> str:
+def _built_for(module: str, found: list[Installed], path: str, versions: Mapping[str, str]) -> str:
     """The CUDA version that a package was built for: written in its files, or in its name."""
     folder = Path(path).parent
     for name in ("version.py", "capi/build_and_package_info.py") if path and module != "numpy" else ():
         match = _CUDA.search(read(folder / name) or "")
         if match:
             return match[1].rstrip(".")
-    match = re.search(r"-cuda(\d+)x", canonical(found[0].name)) if found else None
-    return match[1] if match else ""
+    # CuPy's own name says it; JAX brings CUDA in a package beside it.
+    names = [canonical(found[0].name)] if found else []
+    names += [name for name in versions if name.startswith(f"{module}-cuda")]
+    matches = [re.search(r"-cuda(\d+)", name) for name in names]
+    return next((match[1] for match in matches if match), "")
 
 
-def _unmet(distribution: Distribution, versions: dict[str, str]) -> list[str]:
+def _unmet(distribution: Installed, versions: Mapping[str, str]) -> list[str]:
     """Requirements on native packages and on watched ones that are installed in another version."""
     watched = {name for names in WATCHED.values() for name in names}
     unmet = []
-    for text in distribution.requires or ():
+    for text in distribution.requires:
         requirement = parse_requirement(text)
         if requirement is None:
             continue

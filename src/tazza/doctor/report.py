@@ -54,5 +54,7 @@ class Report:
             "count": self.count(),
             "coherence": self.coherence(),
             **asdict(self.facts),
+            "environment": dict(self.facts.environment),
+            "preloaded": dict(self.facts.preloaded),
             "findings": [asdict(finding) for finding in self.findings],
         }
