@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import builtins
+import doctest
+import importlib
 import json
 import multiprocessing
 import os
+import pkgutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from tazza.doctor import Library, Severity, examine
+import tazza.doctor
+from tazza.doctor import Facts, Finding, Library, Report, Severity, examine
 from tazza.doctor.child_imports import main, process_facts
 from tazza.doctor.collect import Sources, collect
 from tazza.doctor.installation import examine_python, examine_tazza, examine_variables, stale_files
@@ -158,6 +162,17 @@ def test_the_child_says_what_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
     assert said[1]["module"] == "json"
     assert said[3]["error"].startswith("ModuleNotFoundError")
     assert set(said[4]) == {"maps", "threads", "pools"}
+
+
+@pytest.mark.parametrize("module", [info.name for info in pkgutil.iter_modules(tazza.doctor.__path__)])
+def test_examples_in_docstrings_run(module: str) -> None:
+    outcome = doctest.testmod(importlib.import_module(f"tazza.doctor.{module}"))
+    assert outcome.failed == 0
+
+
+def test_public_classes_have_an_example() -> None:
+    for value in (examine, Facts, Finding, Library, Report, Severity):
+        assert ">>>" in (value.__doc__ or ""), value
 
 
 # The installation --------------------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ def check_fork(facts: Facts) -> Iterator[Finding]:
     """Processes are not forked from one that has threads."""
     python = facts.python
     if python.start_method == "fork" and (python.threads or 1) > 1:
-        seen = f"multiprocessing forks, and this process has {python.threads} threads"
+        seen = f"multiprocessing forks, and the process has {python.threads} threads"
         yield found("fork-threads", seen, "multiprocessing.set_start_method('forkserver') or 'spawn'")
 
 

@@ -281,6 +281,12 @@ class Facts:
         environment: variables that steer native libraries, those that are set.
         preloaded: the files that ``LD_PRELOAD`` names, each with whether it exists.
         unknown: what this system does not let a process find out, each with the reason.
+
+    Example:
+        >>> import tazza.doctor
+        >>> facts = tazza.doctor.examine().facts
+        >>> facts.subject, facts.processors.capacity > 0
+        ('this process', True)
     """
 
     subject: str

@@ -14,6 +14,10 @@ class Severity(enum.StrEnum):
 
     An error breaks programs or makes them wrong, a warning costs speed or memory or breaks some programs, a note is
     good to know.
+
+    Example:
+        >>> [severity.value for severity in Severity]
+        ['error', 'warning', 'note']
     """
 
     ERROR = "error"
