@@ -10,6 +10,7 @@
 from tazza import errors as errors
 from tazza._version import __version__ as __version__
 from tazza.contexts.cpu import CPUContext as CPUContext
+from tazza.core.borrow import borrow as borrow
 from tazza.core.context import Context as Context
 from tazza.core.current import carry as carry
 from tazza.core.current import context_of as context_of
@@ -62,6 +63,7 @@ __all__ = [
     "Task",
     "__version__",
     "backends",
+    "borrow",
     "carry",
     "context",
     "context_of",
