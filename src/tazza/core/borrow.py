@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import atexit
 from types import TracebackType
-from typing import Any, final
+from typing import Any, NoReturn, final
 
 from tazza.core.completion import now_ns, timeout_or_default
 from tazza.core.current import current
@@ -170,6 +170,9 @@ class Borrow:
             failure = error
         self._settle(loan, exc, failure)
 
+    def __reduce__(self) -> NoReturn:
+        raise UsageError("a borrow cannot be pickled; send a copy of the data")
+
     def __del__(self) -> None:
         # One append: what ends a loan is foreign code, and a finaliser may run anywhere.
         loan = getattr(self, "_loan", None)
@@ -302,12 +305,12 @@ class Borrow:
         """Let the owner go, or leave that to a later call; then raise, unless the scope itself failed first."""
         if not loan.end():
             self._stream.runtime.loans.append(loan)
-            if error is None and failure is None and not loan.is_used:
-                report(
-                    f"{loan.views} view(s) of borrowed memory outlive the scope of {self!r} and keep its owner; copy "
-                    "what has to stay, as in np.array(x)",
-                    LeakWarning,
-                )
+        if error is None and failure is None and (views := loan.views) and not loan.is_used:
+            report(
+                f"{views} view(s) of borrowed memory outlive the scope of {self!r} and keep its owner; "
+                "copy what has to stay, as in np.array(x)",
+                LeakWarning,
+            )
         if failure is None:
             return
         if error is None:
