@@ -61,6 +61,8 @@ class Versioned(ctypes.Structure):
 _api = ctypes.pythonapi
 _Destructor = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)
 _new = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)(("PyCapsule_New", _api))
+# What a capsule points to, for ever: a late or second call of a deleter is to be counted, not to crash the test.
+_kept: list[object] = []
 _is_valid = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p)(("PyCapsule_IsValid", _api))
 
 
@@ -127,7 +129,6 @@ class Producer:
 
     def __post_init__(self) -> None:
         self.memory = Guarded(self.nbytes)
-        self._kept: list[Any] = []
         self._capsule: object = None
 
     def __dlpack_device__(self) -> Any:
@@ -180,7 +181,7 @@ class Producer:
                 self._delete(ctypes.addressof(managed))
 
         destructor = _Destructor(destroy)
-        self._kept += [shape, strides, deleter, managed, kept_name, destructor]
+        _kept.extend([self, shape, strides, deleter, managed, kept_name, destructor])
         at_destructor = ctypes.cast(destructor, ctypes.c_void_p)
         return _new(ctypes.addressof(managed), kept_name, at_destructor)
 

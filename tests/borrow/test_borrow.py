@@ -5,10 +5,11 @@ from __future__ import annotations
 import array
 import ctypes
 import gc
+import itertools
 import mmap
 import pickle
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -103,7 +104,7 @@ def test_a_map_can_be_closed_right_after(ctx: tz.Context) -> None:
         with pytest.raises(BufferError):
             mapped.close()
     source.append(1)  # cannot grow while somebody has its buffer
-    assert (source, mapped[:3]) == (b"AA\x01", b"BBB")
+    assert (bytes(source), mapped[:3]) == (b"AA\x01", b"BBB")
     mapped.close()
 
 
@@ -112,7 +113,8 @@ def test_read_only_memory_cannot_be_written(ctx: tz.Context) -> None:
     frozen.flags.writeable = False
     with tz.borrow(frozen) as x:
         assert x[1:].readonly
-        for write in (lambda: ctx.fill(x, 0), lambda: ctx.copy(x, np.zeros(3)), lambda: ctx.fill(x[:1], 0)):
+        writes: list[Callable[[], Any]] = [lambda: ctx.fill(x, 0), lambda: ctx.copy(x, np.zeros(3))]
+        for write in (*writes, lambda: ctx.fill(x[:1], 0)):
             with pytest.raises(ArgumentError, match="dst.*expected writable memory"):
                 write()
         with pytest.raises(ValueError, match="read-only"):
@@ -126,18 +128,20 @@ def test_after_the_scope_the_buffer_and_its_parts_are_closed(ctx: tz.Context) ->
         with tz.borrow(source) as x:
             part = x[1:]
             deeper = part[1:]
-        uses = [
-            lambda x=x: ctx.fill(x, 0),
-            lambda x=x: ctx.launch(double, x),
-            lambda x=x: np.asarray(x),
-            lambda x=x: x[:1],
-            lambda x=x: np.from_dlpack(x),
-            lambda part=part: ctx.to_numpy(part),
-            lambda deeper=deeper: ctx.asarray(deeper),
+        uses: list[Callable[[Any], Any]] = [
+            lambda gone: ctx.fill(gone, 0),
+            lambda gone: ctx.copy(np.zeros(gone.shape), gone),
+            lambda gone: ctx.launch(double, gone),
+            np.asarray,
+            np.from_dlpack,
+            lambda gone: gone[:1],
+            lambda gone: gone.view("uint8"),
+            ctx.to_numpy,
+            ctx.asarray,
         ]
-        for use in uses:
+        for use, gone in itertools.product(uses, (x, part, deeper)):
             with pytest.raises(ClosedError, match="is closed"):
-                use()
+                use(gone)
         assert (x.is_closed, part.is_closed, deeper.is_closed) == (True, True, True)
         if isinstance(source, tz.Buffer):
             assert not source.is_closed

@@ -129,7 +129,10 @@ def _capsule(obj: Any, stream: Any) -> object:
     try:
         try:
             return obj.__dlpack__(stream=stream, max_version=dlpack.VERSION, copy=False)
-        except TypeError:  # a producer from before DLPack 1.0 does not know the keywords; what else it is comes again
+        except TypeError as error:
+            if type(error) is not TypeError:  # the library's own: a refusal
+                raise
+            # A producer from before DLPack 1.0 does not know the keywords; any other mistake comes again.
             return obj.__dlpack__(stream=stream)
     except _REFUSALS as error:
         raise ArgumentError(f"obj: {_name(obj)} does not lend its memory: {error}") from error
