@@ -54,8 +54,12 @@ def arrays(draw: st.DrawFn) -> np.ndarray[Any, Any]:
     return array
 
 
-PROTOCOLS: dict[str, Callable[[np.ndarray[Any, Any]], Any]] = {
-    "NumPy": lambda array: array,
+def whole(array: np.ndarray[Any, Any]) -> Any:
+    return array
+
+
+PROTOCOLS: dict[str, Callable[[Any], Any]] = {
+    "NumPy": whole,
     "DLPack": OnlyDLPack,
     "array interface": OnlyInterface,
     "buffer": memoryview,

@@ -262,7 +262,7 @@ def test_listeners_see_the_waits() -> None:
             stop = listen(lambda operation: kinds.append(operation.kind))
             threading.Timer(0.02, hold.release).start()
         stop()
-        assert kinds == ["wait"]
+        assert kinds.count("wait") == 1
 
 
 # asyncio -----------------------------------------------------------------------------------------------------------

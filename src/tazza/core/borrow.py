@@ -20,10 +20,10 @@ import atexit
 from types import TracebackType
 from typing import Any, NoReturn, final
 
+from tazza.core import registry
 from tazza.core.completion import now_ns, timeout_or_default
 from tazza.core.current import current
 from tazza.core.event import Event
-from tazza.core.foreign import describe
 from tazza.core.loan import Loan
 from tazza.core.runtime import DeviceRuntime, live_runtimes
 from tazza.core.stream import Stream, making
@@ -194,12 +194,12 @@ class Borrow:
     def _take(self) -> Buffer:
         """Lend memory of another library, in a block that no pool knows."""
         stream, what = self._stream, self._what
-        found = describe(self._obj, stream)
+        found = registry.load("foreign.describe")(self._obj, stream)  # late, as most programs borrow nothing
         layout = found.layout
         block = Block(found.address, 0, stream.lane, _NoPool(stream.runtime))
         block.requested, block.label = layout.nbytes, f"borrowed {what}"
         self.protocol, self.is_copied = found.protocol, found.copied
-        loan = Loan(what, found.owner, block, stream, pooled=False)
+        loan = Loan(what, found.owner, block, stream, release=found.release)
         steps = layout.shape, layout.strides
         x = lent_buffer(block, None, found.address, layout.nbytes, found.dtype, steps, found.readonly, loan.watch)
         return self._opened(loan, x)

@@ -8,6 +8,7 @@ what came. Nothing here copies or converts.
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,11 +33,12 @@ class Foreign(NamedTuple):
 
     Attributes:
         protocol: the one that it was found by.
-        owner: keeps the memory; a `ManagedTensor` has to be released, anything else just dropped.
+        owner: keeps the memory.
         address: of element ``[0, 0, ...]``.
         layout: shape, strides in bytes, and how many bytes.
         readonly: the owner forbids writing, or elements share bytes.
         copied: the owner made a copy for this, in spite of what was asked.
+        release: to be called once when the memory is unused; None where dropping the owner is enough.
     """
 
     protocol: str
@@ -46,6 +48,7 @@ class Foreign(NamedTuple):
     layout: Layout
     readonly: bool
     copied: bool = False
+    release: Callable[[], None] | None = None
 
 
 def describe(obj: Any, stream: Stream) -> Foreign:
@@ -85,7 +88,8 @@ def _from_dlpack(obj: Any, stream: Stream) -> Foreign:
         tensor.managed.release()
         raise
     readonly = tensor.readonly or tensor.copied or overlapping
-    return Foreign("DLPack", tensor.managed, tensor.address, dtype, layout, readonly, tensor.copied)
+    held = tensor.managed
+    return Foreign("DLPack", held, tensor.address, dtype, layout, readonly, tensor.copied, held.release)
 
 
 def _announced(obj: Any) -> tuple[int, int]:

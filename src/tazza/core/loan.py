@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any, final
 
-from tazza.core.dlpack import ManagedTensor
 from tazza.core.event import Event
 from tazza.core.runner import Runner
 from tazza.core.stream import Stream
@@ -29,14 +29,25 @@ class Loan:
 
     Args:
         what: the kind of object, for reports.
-        owner: what keeps the memory: a `ManagedTensor` is released, anything else dropped.
+        owner: what keeps the memory; it is dropped,
+        release: after this was called, where there is such a duty.
         block: knows the streams that used the memory.
         stream: for whose work it is lent.
         pooled: the block is the lender's, whose pool waits for its users by itself.
     """
 
-    def __init__(self, what: str, owner: object, block: Block, stream: Stream, *, pooled: bool) -> None:
+    def __init__(
+        self,
+        what: str,
+        owner: object,
+        block: Block,
+        stream: Stream,
+        *,
+        release: Callable[[], None] | None = None,
+        pooled: bool = False,
+    ) -> None:
         self.what, self.owner, self.pooled = what, owner, pooled
+        self._release = release
         self.generation = generation()
         self.abandoned = False
         self._buffer: weakref.ref[Buffer] | None = None
@@ -99,10 +110,11 @@ class Loan:
             return False
         if not self.pooled and (self.is_used or self.views):
             return False
-        owner, self.owner = self.owner, None
-        if isinstance(owner, ManagedTensor):
-            owner.release()
-        del owner
+        release, self._release = self._release, None
+        if release is not None:
+            release()
+        del release
+        self.owner = None
         if self.abandoned:
             report(f"a borrow of {self.what} was dropped before its end; use it in a `with` statement", LeakWarning)
         return True
