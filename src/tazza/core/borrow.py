@@ -272,6 +272,8 @@ class Borrow:
         return []
 
     def _outlast(self, events: list[Event]) -> None:
+        if not events:
+            return
         seconds = timeout_or_default(None)
         deadline = now_ns() + int(seconds * 1e9)
         for event in events:

@@ -7,6 +7,7 @@ what came. Nothing here copies or converts.
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -64,11 +65,11 @@ def describe(obj: Any, stream: Stream) -> Foreign:
             return _from_dlpack(obj, stream)
         view = _memory_view(obj)
         if view is not None:
-            return _from_array(_array(obj, view), "buffer", stream)
+            return _from_array(obj, _array(obj, view), "buffer", stream)
         if hasattr(obj, "__array_interface__"):
-            return _from_array(_array(obj, _Interface(obj)), "array interface", stream)
+            return _from_array(obj, _array(obj, _Interface(obj)), "array interface", stream)
         raise _no_host_memory(obj, stream.device)
-    return _from_array(obj, "NumPy", stream)
+    return _from_array(obj, obj, "NumPy", stream)
 
 
 # DLPack ------------------------------------------------------------------------------------------------------------
@@ -81,7 +82,9 @@ def _from_dlpack(obj: Any, stream: Stream) -> Foreign:
         obj.block_until_ready()  # JAX computes behind the caller, on hosts too, and has no stream that one could name
     tensor = dlpack.take(_capsule(obj, _stream_for(device[0], stream)), device)
     try:
-        dtype = dtype_on(stream.device, tensor.dtype)
+        dtype = tensor.dtype
+        if not _is_among(stream.device.capabilities.dtypes, dtype):
+            dtype_on(stream.device, dtype)  # raises
         strides = None if tensor.strides is None else tuple(step * dtype.itemsize for step in tensor.strides)
         layout, overlapping = lent_layout(tensor.address, tensor.shape, strides, dtype.itemsize)
     except (ArgumentError, UnsupportedError):
@@ -169,11 +172,13 @@ def _array(obj: object, exporter: Any) -> np.ndarray[Any, Any]:
         raise ArgumentError(f"obj: the memory of {_name(obj)} is not what NumPy can read: {error}") from error
 
 
-def _from_array(array: np.ndarray[Any, Any], protocol: str, stream: Stream) -> Foreign:
+def _from_array(obj: object, array: np.ndarray[Any, Any], protocol: str, stream: Stream) -> Foreign:
     here = stream.device
     if here.memory_domain != _HOST:
-        raise _own_memory(array, here)
-    dtype = dtype_on(here, array.dtype)
+        raise _own_memory(obj, here)
+    dtype = array.dtype
+    if not _is_among(here.capabilities.dtypes, dtype):
+        dtype_on(here, dtype)  # raises
     address = address_of(array)
     layout, overlapping = lent_layout(address, array.shape, array.strides, dtype.itemsize)
     return Foreign(protocol, array, address, dtype, layout, overlapping or not array.flags.writeable)
@@ -206,6 +211,11 @@ def _elsewhere(obj: object, there: str, here: Device) -> WrongDeviceError:
         f"obj: {_name(obj)} is memory of {there}, not of {here}; borrow it with a stream of a context on {there}, "
         f"or have its own library copy it to the host and use ctx.asarray of a context on {here}"
     )
+
+
+@functools.lru_cache(maxsize=64)
+def _is_among(known: frozenset[str], dtype: np.dtype[Any]) -> bool:
+    return dtype.name in known  # NumPy makes up the name each time
 
 
 def _name(obj: object) -> str:

@@ -70,7 +70,7 @@ class Loan:
     def views(self) -> int:
         """How many views the host still has."""
         with process.lock:
-            return sum(view() is not None for view in self._views)
+            return sum(view() is not None for view in self._views) if self._views else 0
 
     def close(self) -> list[Event]:
         """Close the Buffer and return the ends of what is queued that may use the memory.
@@ -82,7 +82,10 @@ class Loan:
         if buffer is not None:
             buffer.close()
         if self._events is None:
-            self._events = [] if self._runner.runtime.lost() is not None else [one.mark() for one in self._consumers()]
+            consumers = self._consumers()
+            if consumers and self._runner.runtime.lost() is not None:
+                consumers = []  # nothing queued there will ever run
+            self._events = [one.mark() for one in consumers]
         return self._events
 
     def _consumers(self) -> list[Runner]:
@@ -96,7 +99,10 @@ class Loan:
     @property
     def is_used(self) -> bool:
         """Whether queued work may still use the memory, of which the scope is over."""
-        self._events = [event for event in self.close() if not event.poll()]
+        if self._events is None:
+            self.close()
+        if self._events:
+            self._events = [event for event in self._events if not event.poll()]
         return bool(self._events)
 
     def end(self) -> bool:

@@ -118,19 +118,22 @@ def lent_layout(
     Raises:
         ArgumentError: a length is negative, or the bytes do not fit into an address space.
     """
-    if any(length < 0 for length in shape):
+    if shape and min(shape) < 0:
         raise ArgumentError.of("obj", shape, "a shape without negative lengths")
-    order = _c_order(shape, itemsize)
-    steps = order
-    if strides is not None and 0 not in shape:
+    empty, order = 0 in shape, _c_order(shape, itemsize)
+    steps, overlapping = order, False
+    low, high = 0, 0 if empty else math.prod(shape) * itemsize
+    if not (strides is None or strides == order or empty):
         triples = zip(shape, strides, order, strict=True)
         steps = tuple(expected if length == 1 else step for length, step, expected in triples)
-    low, high = _span(shape, steps, itemsize)
-    if max(math.prod(max(length, 1) for length in shape) * itemsize, high - low) > LARGEST:
+        low, high = _span(shape, steps, itemsize)
+        overlapping = _overlaps(shape, steps, itemsize)
+    covered = order[0] * max(shape[0], 1) if shape else itemsize  # also where one length is 0
+    if covered > LARGEST or high - low > LARGEST:
         raise ArgumentError.of("obj", f"shape {shape} with strides {steps}", "memory of at most 2**62 bytes")
     if high > low and not 0 < address + low <= address + high <= _LAST_ADDRESS:
         raise ArgumentError.of("obj", f"bytes {low} to {high} around address {address:#x}", "memory that can exist")
-    return Layout(0, high - low, shape, steps), 0 not in shape and _overlaps(shape, steps, itemsize)
+    return Layout(0, high - low, shape, steps), overlapping
 
 
 def slice_bytes(key: slice, nbytes: int) -> Layout:
