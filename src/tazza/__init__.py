@@ -10,6 +10,7 @@
 from tazza import errors as errors
 from tazza._version import __version__ as __version__
 from tazza.contexts.cpu import CPUContext as CPUContext
+from tazza.core.borrow import borrow as borrow
 from tazza.core.budget import Budget as Budget
 from tazza.core.charge import Charge as Charge
 from tazza.core.context import Context as Context
@@ -76,6 +77,7 @@ __all__ = [
     "Task",
     "__version__",
     "backends",
+    "borrow",
     "carry",
     "context",
     "context_of",

@@ -14,6 +14,7 @@
     │   └── ForkedError                           the object belongs to the process before a fork
     ├── BackendUnavailableError (ImportError)     the backend cannot be used here, with reason and hint
     ├── UnsupportedError (NotImplementedError)    this device cannot do that; names what can
+    │   └── ExportError (BufferError)             memory cannot be handed out in the way that was asked for
     ├── WaitTimeoutError (TimeoutError)           a wait ended by its timeout; nothing was cancelled
     ├── TaskError                                 what became of a task
     │   ├── CancelledTaskError                    the task was cancelled before it started
@@ -48,6 +49,7 @@ __all__ = [
     "DeadlockError",
     "DeviceLostError",
     "EscapedViewError",
+    "ExportError",
     "ForkedError",
     "InternalError",
     "LeakWarning",
@@ -129,6 +131,10 @@ class BackendUnavailableError(TazzaError, ImportError):
 
 class UnsupportedError(TazzaError, NotImplementedError):
     """The device or backend does not have this ability; the message names what to use instead."""
+
+
+class ExportError(UnsupportedError, BufferError):
+    """A buffer cannot be handed to another library in the way that it asks for; the message names what can."""
 
 
 class WaitTimeoutError(TazzaError, TimeoutError):

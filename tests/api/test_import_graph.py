@@ -32,7 +32,8 @@ CORE = (
     *("admission", "budget", "charge", "recording", "survey", "memory"),
     "generator",
     *("arraylib", "task", "kernel", "arguments", "transfer", "placer", "statefile", "states", "progress"),
-    *("gate", "health", "scope", "shortage", "spec", "context", "opening", "current", "shutdown"),
+    *("gate", "health", "scope", "shortage", "spec", "context", "opening", "current"),
+    *("dlpack", "foreign", "loan", "borrow", "shutdown"),
 )
 
 
