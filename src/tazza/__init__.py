@@ -34,12 +34,10 @@ from tazza.core.memory import Memory as Memory
 from tazza.core.opening import context as context
 from tazza.core.opening import open as open
 from tazza.core.progress import track as track
-from tazza.core.recording import Recording as Recording
 from tazza.core.registry import BackendStatus as BackendStatus
 from tazza.core.registry import backends as backends
 from tazza.core.registry import register_backend as register_backend
 from tazza.core.shutdown import drain_at_exit as _drain_at_exit  # noqa: F401  registers itself
-from tazza.core.snapshot import MemorySnapshot as MemorySnapshot
 from tazza.core.spec import Spec as Spec
 from tazza.core.states import State as State
 from tazza.core.stream import Stream as Stream
@@ -64,11 +62,9 @@ __all__ = [
     "Health",
     "HostEvent",
     "Memory",
-    "MemorySnapshot",
     "MemoryStats",
     "OutOfMemoryError",
     "PinnedMemory",
-    "Recording",
     "SharedMemory",
     "SharedSpec",
     "Spec",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
 import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast, final
@@ -30,7 +29,6 @@ _HOST_KINDS = ("pinned", "shared")  # beside them, made on demand
 _RELIEF_TIMEOUT = 5.0  # seconds that relief waits for streams before it goes on to the next step
 _SHORT_WAIT = 0.1  # seconds that a waiting allocation leaves others to themselves
 _HOLDERS = 5
-_logger = logging.getLogger("tazza.memory")
 
 
 @final
@@ -130,9 +128,12 @@ class MemoryPool:
             self._deadlines.pop(me, None)
         if attempt >= len(steps):  # what came back was taken by somebody else: wait on, as long as there is time
             return self._wait(refused, nbytes)
+        import logging  # late: it costs as much as a third of the core
+
+        logger = logging.getLogger("tazza.memory")
         self._relieving.add(me)
         try:
-            _logger.debug("%s: %d bytes wanted, relief: %s", self.runtime.name, nbytes, steps[attempt].name)
+            logger.debug("%s: %d bytes wanted, relief: %s", self.runtime.name, nbytes, steps[attempt].name)
             steps[attempt].act(refused, nbytes)
         finally:
             self._relieving.discard(me)

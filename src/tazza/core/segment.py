@@ -26,11 +26,9 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import json
 import mmap
 import os
 import re
-import secrets
 import stat
 import struct
 import sys
@@ -88,6 +86,8 @@ class Header(NamedTuple):
         described = None if self.dtype is None else np.lib.format.dtype_to_descr(self.dtype)
         label = None if self.label is None else self.label[:_LONGEST_LABEL]
         fields = {"dtype": described, "shape": self.shape, "strides": self.strides, "label": label}
+        import json  # late: importing tazza needs none
+
         text = json.dumps(fields).encode()
         if _HEAD.size + len(text) > PAGE:
             raise ArgumentError(f"dtype, shape: their description takes more than a page of {PAGE} bytes")
@@ -108,6 +108,8 @@ class Header(NamedTuple):
             raise SharedMemoryError(f"{name} is damaged: the checksum of its header is wrong")
         if offset != PAGE or offset + payload > nbytes:
             raise SharedMemoryError(f"{name} is too small: {nbytes} bytes for {payload} from {offset} on")
+        import json  # late: importing tazza needs none
+
         try:
             fields = json.loads(page[_HEAD.size : _HEAD.size + length])
             dtype = None if fields["dtype"] is None else np.lib.format.descr_to_dtype(_as_descr(fields["dtype"]))
@@ -327,7 +329,7 @@ def _lock(descriptor: int, *, exclusive: bool = False) -> bool:
 def _new_file(nbytes: int) -> tuple[str, int]:
     """Make an empty file that this process is known to have; returns its name and descriptor."""
     for _ in range(_ATTEMPTS):
-        name = f"tazza-{os.getpid()}-{secrets.token_hex(8)}"
+        name = f"tazza-{os.getpid()}-{os.urandom(8).hex()}"
         try:
             descriptor = os.open(_path(name), os.O_RDONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600)
         except OSError as error:

@@ -17,10 +17,7 @@ and moved over the destination, whose directory is flushed in turn. A process th
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import secrets
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -56,12 +53,14 @@ def write(path: str | os.PathLike[str], header: Mapping[str, object], arrays: Ma
         ArgumentError: a header that JSON cannot hold, or an array of another dtype.
         OSError: the directory does not exist or cannot be written to; the old file is untouched.
     """
+    import hashlib  # late: it loads OpenSSL
+
     destination = Path(path).resolve()
     head, pieces = _layout(header, {name: _portable(name, array) for name, array in arrays.items()})
     digest = hashlib.sha256(head)
     for piece in pieces:
         digest.update(piece)
-    temporary = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.tmp")
+    temporary = destination.with_name(f".{destination.name}.{os.urandom(4).hex()}.tmp")
     try:
         with temporary.open("xb") as file:
             file.writelines([head, digest.digest(), *pieces])
@@ -109,6 +108,8 @@ def _layout(header: Mapping[str, object], arrays: Mapping[str, Array]) -> tuple[
         [name, array.dtype.str, list(array.shape), start]
         for (name, array), start in zip(arrays.items(), starts, strict=False)
     ]
+    import json  # late: importing tazza needs none
+
     try:
         text = json.dumps({"header": header, "arrays": table}, separators=(",", ":")).encode()
     except (TypeError, ValueError) as error:
@@ -137,6 +138,8 @@ def _check(file: BinaryIO, path: str) -> tuple[int, int]:
     if size != total:
         what = "truncated" if size < total else "damaged"
         raise CheckpointError(f"{path}: {what}: the file has {size} bytes of {total}")
+    import hashlib  # late: it loads OpenSSL
+
     digest = hashlib.sha256(head[:_DIGEST_AT])
     while chunk := file.read(1 << 20):
         digest.update(chunk)
@@ -146,6 +149,8 @@ def _check(file: BinaryIO, path: str) -> tuple[int, int]:
 
 
 def _parse(file: BinaryIO, index: int, total: int) -> tuple[dict[str, Any], dict[str, Array]]:
+    import json  # late: importing tazza needs none
+
     file.seek(_HEAD.size)
     content = json.loads(file.read(index))
     first = _aligned(_HEAD.size + index)

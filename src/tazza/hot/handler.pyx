@@ -40,7 +40,7 @@ from tazza.hot.hooks import Operation, emit, point as _point
 from tazza.hot.process import locked, process as _process
 from tazza.util.report import report
 
-__all__ = ["host_blocks", "install", "refusal", "settle_frees"]
+__all__ = ["forget_refusal", "host_blocks", "install", "refusal", "settle_frees"]
 
 cdef extern from *:
     """
@@ -92,7 +92,8 @@ cdef PyDataMem_Handler *base = NULL
 cdef PyDataMem_Handler ours
 cdef object capsule = None
 cdef object freed = deque()  # what the listeners have not been told yet
-cdef dict refusals = {}  # the last refusal of each thread
+cdef dict refusals = {}  # the last refusal of each thread: the error, and the account that was asked
+cdef set unanswered = set()  # the threads in which no array was made since
 
 live.previous = live.next = &live
 
@@ -172,6 +173,8 @@ cdef void *_take(size_t nbytes, bint zero) noexcept:
         if account is not None:
             _uncharge(account, nbytes)
         return NULL
+    if unanswered:
+        unanswered.discard(_native.thread_ident())
     header = (<Header *>(start + gap)) - 1
     header.gap = gap
     _link(header, account, nbytes)
@@ -281,7 +284,8 @@ cdef bint _relieve(Account account, Py_ssize_t nbytes, bint resize) except -1:
         if source is None:
             return False
         if not source.relieve(nbytes, refused, attempt):
-            refusals[_native.thread_ident()] = source.exhausted(nbytes, refused, account)
+            refusals[_native.thread_ident()] = source.exhausted(nbytes, refused, account), account
+            unanswered.add(_native.thread_ident())
             return False
         attempt += 1
 
@@ -312,8 +316,16 @@ def settle_frees():
 
 
 def refusal():
-    """Take the error that explains why NumPy was refused memory in this thread last, or None."""
-    return refusals.pop(_native.thread_ident(), None)
+    """Return why NumPy was refused memory in this thread last, or None: error, account, and whether nothing came since."""
+    thread = _native.thread_ident()
+    kept = refusals.get(thread)
+    return None if kept is None else (*kept, thread in unanswered)
+
+
+def forget_refusal():
+    """Let go of what `refusal` returns: it was told."""
+    refusals.pop(_native.thread_ident(), None)
+    unanswered.discard(_native.thread_ident())
 
 
 def host_blocks():
