@@ -29,7 +29,7 @@ CORE = (
     *("registry", "adapter", "snapshot", "device", "dtypes", "completion", "event", "failures", "submission", "runtime", "runner", "native"),
     *("stream", "pool", "generator"),
     *("arraylib", "task", "kernel", "arguments", "transfer", "placer", "statefile", "states", "progress"),
-    *("gate", "health", "scope", "spec", "context", "opening", "current", "shutdown"),
+    *("gate", "health", "scope", "spec", "context", "opening", "current", "timeline", "trace", "shutdown"),
 )
 
 

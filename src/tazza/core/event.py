@@ -150,6 +150,16 @@ class Waitable(abc.ABC):
                 self._lose(error)
         return self._done.is_set
 
+    def block_told(self, timeout: float) -> bool:
+        """Call `block` and say to whoever listens that this thread waits."""
+        if point.listeners is None:
+            return self.block(timeout)
+        emit(Operation("begin", label="wait", subject=self))
+        try:
+            return self.block(timeout)
+        finally:
+            emit(Operation("end", label="wait", subject=self))
+
     def _lose(self, error: BackendError) -> None:
         self.finish(error)
         if self.stream is not None:
@@ -179,7 +189,7 @@ class Waitable(abc.ABC):
             return
         self.refuse_waiting_for_oneself()
         seconds = timeout_or_default(timeout)
-        if not self.block(seconds):
+        if not self.block_told(seconds):
             raise WaitTimeoutError(f"{self!r} is not over after {seconds:g} s; nothing was cancelled")
 
     def raise_outcome(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import threading
+from functools import partial
 from typing import final
 
 from tazza.core.event import Placement, Waitable
@@ -12,7 +13,7 @@ from tazza.core.runner import SLICE, Fifo, Runner, wait_for_room
 from tazza.core.runtime import DeviceRuntime
 from tazza.core.submission import Record, Submission
 from tazza.errors import BackendError
-from tazza.hot import Lane
+from tazza.hot import Lane, point
 from tazza.spi import Handle
 
 __all__ = ["NativeRunner"]
@@ -117,15 +118,29 @@ class NativeRunner(Runner):
         return placement.device == self.device or self.runtime.capabilities.cross_device_wait
 
     def _hand_over(self, submission: Submission) -> None:
+        # The device's own work cannot say when it runs: host functions before and after it do.
+        told = point.listeners is not None and not submission.is_host_function
+        told = told and self.runtime.capabilities.host_functions
+        if told and submission.is_waiting:
+            self._tell(submission, "begin")
         for need in submission.needs:
             if need.placement is not None and not need.poll():
                 self.driver.queue_wait(self.device, self.handle, need.placement.handle)
-        submission.hand_over(self.handle)
+        if told and not submission.is_waiting:
+            self._tell(submission, "begin")
+        try:
+            submission.hand_over(self.handle)
+        finally:
+            if told:
+                self._tell(submission, "end")
         if submission.holds or submission.number % self._stride == 0:
             self._advance()
             handle = self.driver.event_record(self.device, self.handle, False)
             placement = Placement(self.driver, self.device, handle)
             self._markers.append((submission.number, placement, submission.holds))
+
+    def _tell(self, submission: Submission, kind: str) -> None:
+        self.driver.enqueue(self.device, self.handle, partial(submission.tell, kind))
 
     # Deferred ------------------------------------------------------------------------------------------------------
 

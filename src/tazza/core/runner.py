@@ -29,7 +29,7 @@ from tazza.errors import (
     QueueFullError,
     WaitTimeoutError,
 )
-from tazza.hot import Lane, top
+from tazza.hot import Lane, point, top
 from tazza.util.report import report
 
 __all__ = ["SLICE", "Fifo", "InlineRunner", "Runner", "WorkerRunner", "wait_for_room"]
@@ -100,7 +100,7 @@ class Runner(abc.ABC):
             return
         end = self.mark()
         end.refuse_waiting_for_oneself()
-        if not end.block(timeout):
+        if not end.block_told(timeout):
             raise WaitTimeoutError(f"{self.label!r} still has work after {timeout:g} s")
         if end.error is None:
             self.confirm(end.number)
@@ -199,6 +199,13 @@ class InlineRunner(Runner):
         if self.closed:
             raise self._refuse()
         submission.enter(0)
+        if point.listeners is not None and submission.is_waiting:
+            with submission.told():
+                self._run_now(submission, timeout)
+        else:
+            self._run_now(submission, timeout)
+
+    def _run_now(self, submission: Submission, timeout: float | None) -> None:
         needs = (*submission.host_needs, *submission.needs)
         if not all(need.poll() for need in needs):
             try:
@@ -206,7 +213,10 @@ class InlineRunner(Runner):
             except (DeadlockError, WaitTimeoutError) as error:
                 submission.fail(error)
                 return
-        submission.run()
+        if point.listeners is None:
+            submission.run()
+        else:
+            submission.perform()
 
     def _wait(self, submission: Submission, needs: tuple[Waitable, ...], timeout: float) -> None:
         deadline = now_ns() + int(timeout * 1e9)
@@ -297,8 +307,15 @@ class WorkerRunner(Runner):
         self._fifo.put(submission, bounded=bounded)
 
     def _step(self, submission: Submission) -> None:
-        self._run(submission, (*submission.host_needs, *submission.needs), lambda entry: entry.run())
+        if point.listeners is not None and submission.is_waiting:
+            with submission.told():
+                self._run_next(submission)
+        else:
+            self._run_next(submission)
         self._finished = submission.number
+
+    def _run_next(self, submission: Submission) -> None:
+        self._run(submission, (*submission.host_needs, *submission.needs), lambda entry: entry.perform())
 
     def reached(self, number: int) -> bool:
         return self._finished >= number

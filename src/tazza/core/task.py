@@ -198,6 +198,8 @@ class Task(Waitable):
 class TaskSubmission(Submission):
     """A task in its stream's FIFO."""
 
+    is_host_function = True
+
     __slots__ = ("_args", "_frame", "_function", "_moved", "task")
 
     def __init__(
@@ -228,7 +230,7 @@ class TaskSubmission(Submission):
     def hand_over(self, queue: Handle) -> None:
         runtime = self.stream.runtime
         try:
-            runtime.driver.enqueue(runtime.info, queue, self.run)
+            runtime.driver.enqueue(runtime.info, queue, self.perform)
             handle = runtime.driver.event_record(runtime.info, queue, False)
         except BackendError as error:
             self.fail(runtime.lost() or error)  # the first cause, where this is only its echo

@@ -22,13 +22,18 @@ class Operation(NamedTuple):
     """One thing that happened, or is about to be queued.
 
     Attributes:
-        kind: ``allocate``, ``free``, ``copy``, ``fill``, ``launch``, ``record``, ``wait`` or ``host_access``.
+        kind: at submission ``copy``, ``fill``, ``launch``, ``record`` or ``wait``; when it happens ``allocate``,
+            ``free`` or ``host_access``; when submitted work really runs, in the thread that runs it, ``begin`` and
+            ``end``. The blocking of a host thread has a ``begin`` and an ``end`` too.
         stream: the stream it belongs to, or None.
         label: the user's name for it, or None.
         nbytes: its size in bytes.
         reads: the buffers (or arrays) that it reads.
         writes: the buffers (or arrays) that it writes.
         subject: the object that it is about: a Buffer, Task or Event; for ``free`` the block, as the Buffer is gone.
+            For ``begin`` and ``end`` the submission that runs, with ``stream`` and ``nbytes`` set; or, without a
+            stream, the Event, Task or Stream that a host thread waits for. A begin is always followed by its end. On
+            a device without host functions, what is in its own queues has neither.
 
     >>> Operation("fill", nbytes=64).kind
     'fill'
