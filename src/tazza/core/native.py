@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import threading
+from collections.abc import Callable
 from functools import partial
 from typing import final
 
@@ -119,28 +120,30 @@ class NativeRunner(Runner):
 
     def _hand_over(self, submission: Submission) -> None:
         # The device's own work cannot say when it runs: host functions before and after it do.
-        told = point.listeners is not None and not submission.is_host_function
-        told = told and self.runtime.capabilities.host_functions
-        if told and submission.is_waiting:
-            self._tell(submission, "begin")
+        told = point.listeners is not None and self.runtime.capabilities.host_functions
         for need in submission.needs:
             if need.placement is not None and not need.poll():
+                if told:
+                    self._call(partial(need.tell, "begin", self))
                 self.driver.queue_wait(self.device, self.handle, need.placement.handle)
-        if told and not submission.is_waiting:
-            self._tell(submission, "begin")
+                if told:
+                    self._call(partial(need.tell, "end", self))
+        told = told and not (submission.is_host_function or submission.is_silent)
+        if told:
+            self._call(partial(submission.tell, "begin"))
         try:
             submission.hand_over(self.handle)
         finally:
             if told:
-                self._tell(submission, "end")
+                self._call(partial(submission.tell, "end"))
         if submission.holds or submission.number % self._stride == 0:
             self._advance()
             handle = self.driver.event_record(self.device, self.handle, False)
             placement = Placement(self.driver, self.device, handle)
             self._markers.append((submission.number, placement, submission.holds))
 
-    def _tell(self, submission: Submission, kind: str) -> None:
-        self.driver.enqueue(self.device, self.handle, partial(submission.tell, kind))
+    def _call(self, function: Callable[[], None]) -> None:
+        self.driver.enqueue(self.device, self.handle, function)
 
     # Deferred ------------------------------------------------------------------------------------------------------
 

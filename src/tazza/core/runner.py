@@ -153,9 +153,12 @@ class Runner(abc.ABC):
 
     def _await(self, need: Waitable) -> BaseException | None:
         """Wait in the stream's own thread; returns why it is of no use any more, if it is."""
-        while not need.block(SLICE):
-            if hopeless := self._hopeless():
-                return hopeless
+        if need.poll():
+            return None
+        with need.told(self):
+            while not need.block(SLICE):
+                if hopeless := self._hopeless():
+                    return hopeless
         return None
 
     def _hopeless(self) -> BaseException | None:
@@ -199,13 +202,6 @@ class InlineRunner(Runner):
         if self.closed:
             raise self._refuse()
         submission.enter(0)
-        if point.listeners is not None and submission.is_waiting:
-            with submission.told():
-                self._run_now(submission, timeout)
-        else:
-            self._run_now(submission, timeout)
-
-    def _run_now(self, submission: Submission, timeout: float | None) -> None:
         needs = (*submission.host_needs, *submission.needs)
         if not all(need.poll() for need in needs):
             try:
@@ -223,7 +219,7 @@ class InlineRunner(Runner):
         for need in needs:
             if not need.poll():
                 need.refuse_waiting_for_oneself()
-                if not need.block(max(0.0, (deadline - now_ns()) * 1e-9)):
+                if not need.block_told(max(0.0, (deadline - now_ns()) * 1e-9), self):
                     raise WaitTimeoutError(
                         f"{submission.label!r} needs {need!r}, which was not over in time; nothing was cancelled"
                     )
@@ -307,15 +303,8 @@ class WorkerRunner(Runner):
         self._fifo.put(submission, bounded=bounded)
 
     def _step(self, submission: Submission) -> None:
-        if point.listeners is not None and submission.is_waiting:
-            with submission.told():
-                self._run_next(submission)
-        else:
-            self._run_next(submission)
-        self._finished = submission.number
-
-    def _run_next(self, submission: Submission) -> None:
         self._run(submission, (*submission.host_needs, *submission.needs), lambda entry: entry.perform())
+        self._finished = submission.number
 
     def reached(self, number: int) -> bool:
         return self._finished >= number

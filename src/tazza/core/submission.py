@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, final
 
 from tazza.core.event import Event, Placement, Waitable
@@ -25,11 +24,11 @@ class Submission(abc.ABC):
         number: its place in the stream, given when it enters.
         nbytes: bytes that it moves or fills, for listeners.
         is_host_function: a device's queue calls `perform` when its turn comes; the others are the device's own work.
-        is_waiting: waiting for its needs is all that it does.
+        is_silent: listeners are not told when it runs, as it does nothing that takes time.
     """
 
     can_be_abandoned = True
-    is_host_function = is_waiting = False
+    is_host_function = is_silent = False
     nbytes = 0
 
     __slots__ = ("holds", "host_needs", "label", "needs", "number", "stream")
@@ -52,24 +51,18 @@ class Submission(abc.ABC):
 
     def perform(self) -> None:
         """Call `run` and say to whoever listens when it begins and ends."""
-        if point.listeners is None or self.is_waiting:
+        if point.listeners is None or self.is_silent:
             self.run()
-        else:
-            with self.told():
-                self.run()
+            return
+        self.tell("begin")
+        try:
+            self.run()
+        finally:
+            self.tell("end")
 
     def tell(self, kind: str) -> None:
         """Say that it begins or ends now."""
         emit(Operation(kind, self.stream, self.label, self.nbytes, subject=self))
-
-    @contextmanager
-    def told(self) -> Iterator[None]:
-        """Say before and after the body that it begins and ends."""
-        self.tell("begin")
-        try:
-            yield
-        finally:
-            self.tell("end")
 
     def prepare(self) -> None:  # noqa: B027  most have nothing to prepare
         """Submit what must come before it, once `host_needs` are over; may be called twice, never under a lock."""
@@ -90,7 +83,7 @@ class Submission(abc.ABC):
 class Wait(Submission):
     """Nothing but needs: orders what comes later on the stream after them."""
 
-    is_waiting = True
+    is_silent = True
 
     __slots__ = ()
 

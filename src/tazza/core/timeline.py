@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 
 from tazza.core.completion import now_ns
 from tazza.core.event import Waitable
-from tazza.core.submission import Record, Submission, Wait
+from tazza.core.submission import Record, Submission
 from tazza.core.task import Task, TaskSubmission
 from tazza.hot import Account, Operation, generation, listen
 
@@ -172,7 +172,7 @@ class Timeline:
         self._streams: WeakKeyDictionary[Any, dict[int, int]] = WeakKeyDictionary()
         self._threads: dict[tuple[int, str], int] = {}
         self._accounts: dict[int, Series] = {}
-        self._open: dict[tuple[int, int], tuple[int, int]] = {}
+        self._open: dict[tuple[int, int], int] = {}
         self._unfinished: dict[tuple[int, int], tuple[str, str]] = {}
         # A waiter may be told of before what it waited for: arrows are drawn at the end, from numbers.
         self._numbers: WeakKeyDictionary[Waitable, int] = WeakKeyDictionary()
@@ -206,9 +206,9 @@ class Timeline:
         if self._generation != generation():
             return False
         self.stop_ns = now_ns()
-        for key, (track, start) in list(self._open.items()):
+        for key, start in list(self._open.items()):
             kind, name = self._unfinished.get(key, ("call", ""))
-            self._keep(Slice(track, kind, name, start, self.stop_ns, 0, "unfinished"))
+            self._keep(Slice(key[0], kind, name, start, self.stop_ns, 0, "unfinished"))
         for number, track, at in self._orders:
             if (end := self._ends.get(number)) is not None:
                 self.arrows.append(Arrow("order", end[0], min(end[1], at), track, at))
@@ -233,14 +233,13 @@ class Timeline:
 
     def _on_begin(self, operation: Operation, now: int) -> None:
         subject = operation.subject
-        if operation.stream is None:
-            key, track = (threading.get_ident(), id(subject)), self._thread_track()
-            self._unfinished[key] = "wait", _wait_name(subject)
-        else:
-            key, track = (0, id(subject)), self._stream_track(operation.stream)
-            self._unfinished[key] = _kind_of(subject), subject.label
+        track = self._track(operation.stream)
+        if isinstance(subject, Submission):
+            self._unfinished[track, id(subject)] = _kind_of(subject), subject.label
             self.usage[track].depth += 1
-        self._open[key] = track, now
+        else:
+            self._unfinished[track, id(subject)] = "wait", _wait_name(subject)
+        self._open[track, id(subject)] = now
         if isinstance(subject, TaskSubmission):
             launched = self._begins.pop(self._number(subject.task), None)
             if launched is not None and self._has_room(self.arrows):
@@ -249,19 +248,21 @@ class Timeline:
 
     def _on_end(self, operation: Operation, now: int) -> None:
         subject = operation.subject
-        key = (threading.get_ident() if operation.stream is None else 0, id(subject))
-        opened = self._open.pop(key, None)
-        self._unfinished.pop(key, None)
-        if opened is None:  # it began before anybody listened
+        track = self._track(operation.stream)
+        start = self._open.pop((track, id(subject)), None)
+        self._unfinished.pop((track, id(subject)), None)
+        if start is None:  # it began before anybody listened
             return
-        track, start = opened
-        if operation.stream is None:
-            self._keep(Slice(track, "wait", _wait_name(subject), start, now))
-            self._order((subject,), track, now - 1)
+        if isinstance(subject, Submission):
+            self._end_submission(subject, track, start, now)
             return
-        self._end_on_stream(subject, track, start, now)
+        name = _wait_name(subject)
+        if track in self.usage:
+            self.usage[track].add("wait", name, now - start, 0, False)
+        self._keep(Slice(track, "wait", name, start, now))
+        self._order((subject,), track, now - 1)
 
-    def _end_on_stream(self, subject: Submission, track: int, start: int, now: int) -> None:
+    def _end_submission(self, subject: Submission, track: int, start: int, now: int) -> None:
         kind, usage = _kind_of(subject), self.usage[track]
         usage.depth -= 1
         if isinstance(subject, Record):
@@ -275,8 +276,6 @@ class Timeline:
         kept = self._keep(Slice(track, kind, subject.label, start, now, subject.nbytes, "failed" if failed else ""))
         if end is not None and kept:
             self._ends[self._number(end[0])] = track, end[1]
-        if isinstance(subject, Wait):
-            self._order((*subject.host_needs, *subject.needs), track, now - 1)
 
     def _on_memory(self, operation: Operation, now: int) -> None:
         subject = operation.subject
@@ -314,6 +313,9 @@ class Timeline:
             number = self._numbers.get(need) if isinstance(need, Waitable) else None
             if number is not None and self._has_room(self._orders):
                 self._orders.append((number, track, now))
+
+    def _track(self, stream: Any) -> int:
+        return self._thread_track() if stream is None else self._stream_track(stream)
 
     def _thread_track(self) -> int:
         key = threading.get_ident(), threading.current_thread().name
@@ -368,8 +370,6 @@ class Timeline:
 def _kind_of(submission: Submission) -> str:
     if isinstance(submission, TaskSubmission):
         return "task"
-    if isinstance(submission, Wait):
-        return "wait"
     return submission.label if submission.label in ("copy", "fill", "record") else "call"
 
 

@@ -117,9 +117,7 @@ def address(value: int) -> int | str:
 
 
 def _common(items: Iterable[RecordedBlock | MemoryEvent], texts: Texts, sites: Texts) -> dict[str, list[Any]]:
-    columns: dict[str, list[Any]] = {
-        name: [] for name in ("address", "nbytes", "owner", "label", "library", "site")
-    }
+    columns: dict[str, list[Any]] = {name: [] for name in ("address", "nbytes", "owner", "label", "library", "site")}
     for item in items:
         columns["address"].append(address(item.address))
         columns["nbytes"].append(item.nbytes)
