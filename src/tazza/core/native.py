@@ -161,16 +161,21 @@ class NativeRunner(Runner):
 
     def _hand_over_late(self, submission: Submission) -> None:
         for need in submission.needs:
-            while not (need.poll() or self._queue_can_wait(need)):
-                # Not even placed yet, or placed where this queue cannot wait for it.
-                if need.placement is None:
-                    need.placed.wait(SLICE)
-                else:
-                    need.block(SLICE)
-                if hopeless := self._hopeless():
-                    raise hopeless
+            if not (need.poll() or self._queue_can_wait(need)):
+                with need.told(self):
+                    self._wait_for_placement(need)
         with self._lock:
             self._hand_over(submission)
+
+    def _wait_for_placement(self, need: Waitable) -> None:
+        while not (need.poll() or self._queue_can_wait(need)):
+            # Not even placed yet, or placed where this queue cannot wait for it.
+            if need.placement is None:
+                need.placed.wait(SLICE)
+            else:
+                need.block(SLICE)
+            if hopeless := self._hopeless():
+                raise hopeless
 
     def undefer(self, timeout: float) -> bool:
         with self._lock:
