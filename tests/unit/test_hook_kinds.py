@@ -27,6 +27,11 @@ def kinds(heard: Heard, label: str) -> list[str]:
     return [operation.kind for operation, _ in heard if operation.label == label]
 
 
+def standing_still(heard: Heard, what: Waitable) -> list[Operation]:
+    """What streams told of standing still for an event or a task."""
+    return [one for one, _ in heard if one.subject is what and one.stream is not None and one.kind in ("begin", "end")]
+
+
 @pytest.mark.parametrize("device", ["cpu", "sim"])
 def test_a_task_begins_and_ends_in_the_thread_that_runs_it(device: str, heard: Heard) -> None:
     with tz.open(device) as ctx:
@@ -66,26 +71,19 @@ def test_an_end_is_told_also_of_what_failed(heard: Heard) -> None:
 
 @pytest.mark.parametrize("device", ["cpu", "sim"])
 def test_standing_still_is_told_by_the_stream_that_does(device: str, heard: Heard) -> None:
-    gate = tz.HostEvent("gate")
-    with tz.open(device) as ctx:
-        stream = ctx.new_stream()
-        stream.wait(gate)
-        waits = threading.Event()
-        stop = listen(lambda one: waits.set() if one.kind == "begin" and one.subject is gate else None)
-        try:
-            if device == "cpu":
-                assert waits.wait(30)
-        finally:
-            stop()
-        gate.succeed()
-        stream.synchronize(timeout=30)
-    told = [
-        one for one, _ in heard if one.kind in ("begin", "end") and isinstance(one.subject, Waitable) and one.stream
-    ]
-    mine = [one for one in told if one.subject is gate]
-    if device == "cpu":
-        assert [(one.kind, one.stream.runner) for one in mine] == [("begin", stream.runner), ("end", stream.runner)]
-    assert [one.kind for one in mine] in (["begin", "end"], [])
+    gate, waits = tz.HostEvent("gate"), threading.Event()
+    stop = listen(lambda one: waits.set() if one.kind == "begin" and one.subject is gate else None)
+    try:
+        with tz.open(device) as ctx:
+            stream = ctx.new_stream()
+            stream.wait(gate)
+            assert waits.wait(30)
+            gate.succeed()
+            stream.synchronize(timeout=30)
+    finally:
+        stop()
+    told = [(one.kind, one.stream.runner) for one in standing_still(heard, gate)]
+    assert told == [("begin", stream.runner), ("end", stream.runner)]
 
 
 def test_a_queue_that_waits_for_another_says_so(heard: Heard) -> None:
@@ -97,9 +95,7 @@ def test_a_queue_that_waits_for_another_says_so(heard: Heard) -> None:
         gate.set()
         after.result(timeout=30)
         ctx.synchronize(timeout=30)
-    told = [
-        one.kind for one, _ in heard if one.subject is task and one.stream is not None and one.kind in ("begin", "end")
-    ]
+    told = [one.kind for one in standing_still(heard, task)]
     assert told in (["begin", "end"], [])  # none where the task was over before the other queue asked
 
 
@@ -109,9 +105,7 @@ def test_an_inline_stream_that_waits_says_so(heard: Heard) -> None:
         task = ctx.launch(lambda: gate.wait(30), stream=ctx.new_stream())
         threading.Timer(0.02, gate.set).start()
         ctx.stream.wait(task)
-    told = [
-        one.kind for one, _ in heard if one.subject is task and one.stream is not None and one.kind in ("begin", "end")
-    ]
+    told = [one.kind for one in standing_still(heard, task)]
     assert told == ["begin", "end"]
 
 

@@ -75,7 +75,6 @@ def test_figures_of_a_stream_are_exact() -> None:
         bad = ctx.launch(lambda: 1 / 0, label="bad", stream=stream)
         buffer = ctx.allocate(1000)
         ctx.fill(buffer, 1, stream=stream)
-        stream.synchronize  # noqa: B018  it raises: see below
         with pytest.raises(ZeroDivisionError):
             bad.result(timeout=30)
         ctx.synchronize(timeout=30)
@@ -84,9 +83,8 @@ def test_figures_of_a_stream_are_exact() -> None:
     assert (usage.failed, usage.nbytes, usage.depth) == (1, 1000, 0)
     assert usage.tasks["good"][0] == 3
     assert usage.tasks["good"][1] >= usage.tasks["good"][2] > 0
-    runs = [
-        one for one in timeline.slices if one.kind in ("task", "fill") and timeline.tracks[one.track].name == "worker"
-    ]
+    tracks = [track.name for track in timeline.tracks]
+    runs = [one for one in timeline.slices if one.kind in ("task", "fill") and tracks[one.track] == "worker"]
     assert usage.busy_ns == sum(one.end_ns - one.start_ns for one in runs)
     assert [one.note for one in named(timeline, "bad")] == ["failed"]
 
@@ -215,7 +213,7 @@ def test_what_there_is_no_room_for_is_counted_and_figures_stay_exact() -> None:
 
 def test_refusals_are_moments() -> None:
     with recorded(limit=1) as timeline:
-        emit(Operation("oom", label="context on cpu:0"))
+        emit(Operation("oom", subject=Account("context on cpu:0")))
         emit(Operation("oom"))
     assert [(one.kind, one.name) for one in timeline.instants] == [("oom", "context on cpu:0")]
 

@@ -15,7 +15,7 @@ import tazza as tz
 from tazza.core.timeline import Timeline
 from tazza.core.trace import write_timeline
 from tazza.errors import ArgumentError, UsageError
-from tazza.hot import Operation, emit, point
+from tazza.hot import Account, Operation, emit, point
 
 Event = dict[str, Any]
 REQUIRED = {
@@ -165,7 +165,7 @@ def test_strange_labels_and_refusals(tmp_path: Path) -> None:
     label = "\ud800 </script> \u2028 \"'\\ \0"
     with tz.trace(path), tz.open("cpu") as ctx:
         task = ctx.launch(lambda: 1 / 0, label=label)
-        emit(Operation("oom", label="context"))
+        emit(Operation("oom", subject=Account("context")))
         with pytest.raises(ZeroDivisionError):
             task.result()
     found = read(path)

@@ -288,7 +288,7 @@ class Timeline:
 
     def _on_refusal(self, operation: Operation, now: int) -> None:
         if len(self.instants) < self.limit:
-            self.instants.append(Instant("oom", operation.label or "out of memory", now))
+            self.instants.append(Instant("oom", getattr(operation.subject, "name", "out of memory"), now))
 
     # Keeping -------------------------------------------------------------------------------------------------------
 

@@ -2,8 +2,8 @@
 
 The format knows segments with blocks in them, and a trace of events on each device. What has no segment of its own (a
 NumPy array, memory that a pool has given back since) becomes a segment of one block, whose making and end are put
-into the trace: the viewer looks for every address in a segment. The file is a pickle of dicts, lists, texts and numbers.
-Pickles are written here and never read.
+into the trace: the viewer looks for every address in a segment. The file is a pickle of dicts, lists, texts and
+numbers; pickles are written here and never read.
 """
 
 from __future__ import annotations
