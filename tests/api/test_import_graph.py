@@ -31,7 +31,20 @@ CORE = (
     *("stream", "holders", "patience", "pool", "admission", "budget", "charge", "recording", "survey", "memory"),
     "generator",
     *("arraylib", "task", "kernel", "arguments", "transfer", "placer", "statefile", "states", "progress"),
-    *("gate", "health", "scope", "shortage", "spec", "context", "opening", "current", "timeline", "trace", "shutdown"),
+    *(
+        "gate",
+        "health",
+        "scope",
+        "shortage",
+        "spec",
+        "context",
+        "opening",
+        "current",
+        "timeline",
+        "tracefile",
+        "trace",
+        "shutdown",
+    ),
 )
 
 

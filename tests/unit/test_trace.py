@@ -13,7 +13,7 @@ import pytest
 
 import tazza as tz
 from tazza.core.timeline import Timeline
-from tazza.core.trace import write_timeline
+from tazza.core.tracefile import write_timeline
 from tazza.errors import ArgumentError, UsageError
 from tazza.hot import Account, Operation, emit, point
 

@@ -21,7 +21,8 @@ from tazza.cli.output import build, show_json, show_table, show_text, versions
 from tazza.cli.program import Program, show_failure
 from tazza.core.snapshot import MemorySnapshot, RecordedBlock
 from tazza.core.timeline import Timeline
-from tazza.core.trace import MAX_EVENTS, write_timeline
+from tazza.core.trace import MAX_EVENTS
+from tazza.core.tracefile import write_timeline
 from tazza.errors import ArgumentError
 from tazza.pages.report import RunReport
 from tazza.util.text import format_nbytes, format_seconds

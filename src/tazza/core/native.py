@@ -95,6 +95,11 @@ class NativeRunner(Runner):
         self.submitted += 1
         submission.enter(self.submitted)
 
+    @property
+    def _standing_still(self) -> None:
+        """The submitter thread alone: what it handed over goes on in the queue."""
+        return None
+
     def _prepare(self, submission: Submission, number: int | None) -> bool:
         thread = threading.get_ident()
         self._preparing[thread] = number
@@ -162,7 +167,7 @@ class NativeRunner(Runner):
     def _hand_over_late(self, submission: Submission) -> None:
         for need in submission.needs:
             if not (need.poll() or self._queue_can_wait(need)):
-                with need.told(self):
+                with need.told(self._standing_still):
                     self._wait_for_placement(need)
         with self._lock:
             self._hand_over(submission)

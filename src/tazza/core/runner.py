@@ -164,11 +164,16 @@ class Runner(abc.ABC):
         """Wait in the stream's own thread; returns why it is of no use any more, if it is."""
         if need.poll():
             return None
-        with need.told(self):
+        with need.told(self._standing_still):
             while not need.block(SLICE):
                 if hopeless := self._hopeless():
                     return hopeless
         return None
+
+    @property
+    def _standing_still(self) -> Runner | None:
+        """What stands still while the stream's own thread waits: the stream, or only that thread."""
+        return self
 
     def _hopeless(self) -> BaseException | None:
         return CancelledTaskError("abandoned") if self.abandoned else self.runtime.lost()
