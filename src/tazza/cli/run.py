@@ -266,10 +266,12 @@ def _print_leaks(report: RunReport, leaks: list[dict[str, Any]]) -> None:
         (
             one["label"] or "(no label)",
             one["library"],
-            one["site"][0] if one["site"] else "-",
+            one["site"][0] if one["site"] else "(not recorded)",
+            one["blocks"],
             format_nbytes(one["nbytes"]),
         )
         for one in leaks[:_ROWS]
     ]
-    title = f"Leaks: {len(leaks)} blocks, {format_nbytes(report.leaked)}"
-    show_table(title, ("label", "library", "allocated at", "bytes"), rows, left=3)
+    count = len(report.leaks)
+    title = f"Leaks: {count} block{'' if count == 1 else 's'}, {format_nbytes(report.leaked)}"
+    show_table(title, ("label", "library", "allocated at", "blocks", "bytes"), rows, left=3)

@@ -99,16 +99,7 @@ class RunReport:
             "total": self.snapshot.total,
             "used": self.snapshot.used,
             **account_data(self.snapshot.headings, self.snapshot.balances, self.snapshot.holdings),
-            "leaks": [
-                {
-                    "owner": owner_name(block.owner),
-                    "label": block.label,
-                    "library": block.library,
-                    "nbytes": block.nbytes,
-                    "site": list(block.site),
-                }
-                for block in sorted(self.leaks, key=lambda block: -block.nbytes)
-            ],
+            "leaks": self._grouped_leaks(),
             "lost_events": self.timeline.lost,
         }
 
@@ -129,6 +120,18 @@ class RunReport:
             "texts": texts.all,
         }
         write_document(path, f"{self.title}: report", ("shared.js", "account.js", "report.js"), data)
+
+    def _grouped_leaks(self) -> list[dict[str, Any]]:
+        """Leaks of equal owner, label, library and origin as one, the largest first."""
+        totals: dict[tuple[Any, ...], tuple[int, int]] = {}
+        for block in self.leaks:
+            key = owner_name(block.owner), block.label, block.library, block.site
+            nbytes, blocks = totals.get(key, (0, 0))
+            totals[key] = nbytes + block.nbytes, blocks + 1
+        return [
+            {"owner": owner, "label": label, "library": library, "site": list(site), "nbytes": nbytes, "blocks": blocks}
+            for (owner, label, library, site), (nbytes, blocks) in sorted(totals.items(), key=lambda item: -item[1][0])
+        ]
 
     def _tasks(self) -> list[dict[str, Any]]:
         totals: dict[str, tuple[int, int, int]] = {}

@@ -163,11 +163,13 @@ function showLeaks() {
     return;
   }
   const sum = DATA.leaks.reduce((all, one) => all + one.nbytes, 0);
-  section("leaks", "Leaks", `${DATA.leaks.length.toLocaleString("en-GB")} blocks with ${bytes(sum)} were still live when the `
+  const count = DATA.leaks.reduce((all, one) => all + one.blocks, 0);
+  section("leaks", "Leaks", `${count.toLocaleString("en-GB")} block${count === 1 ? "" : "s"} with ${bytes(sum)} were still live when the `
     + "program had ended.", table([
     ["label", (one) => one.label === null ? el("span", { class: "none", text: "none" }) : one.label, { key: (one) => one.label || "" }],
     ["owner", (one) => one.owner, { key: (one) => one.owner }],
     ["library", (one) => one.library, { key: (one) => one.library }],
+    ["blocks", (one) => one.blocks.toLocaleString("en-GB"), { num: true, key: (one) => one.blocks }],
     ["bytes", (one) => el("span", { text: bytes(one.nbytes), title: exact(one.nbytes) }), { num: true, key: (one) => one.nbytes }],
     ["allocated at", (one) => one.site.length ? el("details", {}, el("summary", { text: one.site[0] }),
       ...one.site.slice(1).map((frame) => el("div", { text: frame }))) : el("span", { class: "none", text: "not recorded" }),
