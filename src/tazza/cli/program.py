@@ -91,6 +91,8 @@ class Program:
         before = set(threading.enumerate())
         sys.argv = [self.target, *self.arguments]
         module = ModuleType("__main__")
+        if sys.version_info < (3, 14):  # from then on made when first asked for
+            module.__annotations__ = {}
         code = self._load(module)
         sys.modules["__main__"] = module
         try:
@@ -113,7 +115,7 @@ class Program:
         _set_first_path(os.path.dirname(os.path.realpath(path)))
         compiled = path.endswith(".pyc")
         loader = SourcelessFileLoader("__main__", path) if compiled else SourceFileLoader("__main__", path)
-        vars(module).update(__file__=path, __loader__=loader, __cached__=None, __annotations__={})
+        vars(module).update(__file__=path, __loader__=loader, __cached__=None)
         if isinstance(loader, SourcelessFileLoader):
             code = loader.get_code("__main__")
             assert code is not None
