@@ -301,10 +301,11 @@ def test_leaks_fail_only_when_asked(tmp_path: Path) -> None:
     path = script(tmp_path, LEAK)
     done = tazza_run(path)
     assert done.returncode == 0
-    assert "Leaks: 1 block" in done.stderr
+    assert "Held at the end (--report or --fail-on-leaks say by whom): 1 block, " in done.stderr
     done = tazza_run("--fail-on-leaks", path)
     assert done.returncode == ExitCode.LEAKS
-    assert f"{path}:2 <module>" in done.stderr
+    assert "Leaks: 1 block, " in done.stderr
+    assert "script.py:2 <module>" in done.stderr
     done = tazza_run("--fail-on-leaks", script(tmp_path, LEAK + "import sys; sys.exit(9)\n"))
     assert done.returncode == 9
 
@@ -316,16 +317,44 @@ def test_many_equal_leaks_are_one_line(tmp_path: Path) -> None:
     assert done.stderr.count("piece") == 1
 
 
-def test_names_that_exit_functions_may_need_are_kept(tmp_path: Path) -> None:
-    source = (
-        "import atexit, tazza as tz\nkept = tz.current().allocate(64)\natexit.register(lambda: print(kept.nbytes))\n"
-    )
-    done = tazza_run("--json", script(tmp_path, source))
+EXIT = """import atexit, tazza as tz
+kept = tz.current().allocate(64)
+atexit.register(lambda: print(kept.nbytes))
+"""
+
+
+def test_exit_functions_run_before_anybody_looks_for_leaks(tmp_path: Path) -> None:
+    done = tazza_run("--fail-on-leaks", script(tmp_path, EXIT))
+    assert (done.returncode, done.stdout) == (0, "64\n"), done.stderr
+
+
+def test_in_a_process_of_others_exit_functions_keep_their_names(tmp_path: Path) -> None:
+    code = "import sys; from tazza.cli.main import main; main(sys.argv[1:])"
+    done = python("-c", code, "run", "--device", "cpu", "--json", script(tmp_path, EXIT))
     text, _, last = done.stdout.rstrip().rpartition("\n")
     found = json.loads(text)
     assert last == "64"
     assert len(found["leaks"]) == 1
     assert any("exit" in value for name, value in found["facts"] if name == "leaks")
+
+
+def test_what_a_module_makes_when_it_is_imported_is_no_leak(tmp_path: Path) -> None:
+    script(tmp_path, "import tazza as tz\nTABLE = tz.current().allocate(64)\n", "helper.py")
+    done = tazza_run("--fail-on-leaks", script(tmp_path, "import helper\n"))
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_is_registered_as_state_is_no_leak(tmp_path: Path) -> None:
+    source = """
+import tazza as tz
+class Model:
+    def __init__(self): self.weights = tz.current().allocate(64)
+    def state_dict(self): return {}
+    def load_state_dict(self, state): pass
+tz.current().state.register("model", Model())
+"""
+    done = tazza_run("--fail-on-leaks", script(tmp_path, source))
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_task_that_failed_unseen_fails_the_run(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; None takes those of the process.
     """
     options = _parser().parse_args(arguments)
+    options.own_process = arguments is None
     command: Command = options.command
     try:
         code = command(options)

@@ -128,17 +128,22 @@ class Program:
         return atexit._ncallbacks()
 
     @staticmethod
-    def release(functions: int) -> bool:
-        """Drop the names of ``__main__``, as Python does at exit: what a module-level name holds is no leak.
+    def finish(functions: int, *, own_process: bool) -> bool:
+        """Do what Python does when a program has ended: run its exit functions, and drop the names of ``__main__``.
+
+        What a module-level name holds is no leak, so that this comes before anybody looks.
 
         Args:
-            functions: what `exit_functions` said before the run. Where there are more now nothing is dropped, because
-                they may need the names.
+            functions: what `exit_functions` said before the run.
+            own_process: the process is there for this program alone. Otherwise exit functions wait for the exit of the
+                process, and where the program registered any they may need the names, which then stay.
 
         Returns:
             Whether the names were dropped.
         """
-        if atexit._ncallbacks() != functions:
+        if own_process:
+            atexit._run_exitfuncs()
+        elif atexit._ncallbacks() != functions:
             return False
         names = vars(sys.modules["__main__"])
         for name in [name for name in names if not (name.startswith("__") and name.endswith("__"))]:

@@ -102,12 +102,13 @@ class _Run:
                 self._timeline.stop()
                 processor = time.process_time_ns() - processor
                 snapshot = self._context.memory.snapshot()
-                released = self._outcome.failed or self._program.release(functions)
-                leaks = self._context.memory.leaks()
+                finished = self._program.finish(functions, own_process=self._options.own_process)
+                self._context.state.forget()
+                leaks = tuple(block for block in self._context.memory.leaks() if not _is_of_a_module(block))
         finally:
             self._timeline.stop()
             tz.use(None)
-        self._report = self._make_report(processor, snapshot, leaks, released=released)
+        self._report = self._make_report(processor, snapshot, leaks, finished=finished)
         self._close()
 
     def _record(self) -> contextlib.AbstractContextManager[Any]:
@@ -154,7 +155,7 @@ class _Run:
     # The report ----------------------------------------------------------------------------------------------------
 
     def _make_report(
-        self, processor: int, snapshot: MemorySnapshot, leaks: tuple[RecordedBlock, ...], *, released: bool
+        self, processor: int, snapshot: MemorySnapshot, leaks: tuple[RecordedBlock, ...], *, finished: bool
     ) -> RunReport:
         spec = self._context.spec
         limit = "none" if spec.memory_limit is None else format_nbytes(spec.memory_limit)
@@ -168,7 +169,7 @@ class _Run:
             *versions().items(),
             ("hot path", build()),
         ]
-        if not released:
+        if not finished:
             facts.append(("leaks", "names of the program were kept: what it registered for the exit may need them"))
         return RunReport(
             title=self._program.name,
@@ -209,6 +210,17 @@ class _Run:
         if not outcome.failed and self._options.fail_on_leaks and self._report is not None and self._report.leaks:
             return ExitCode.LEAKS
         return outcome.code
+
+
+def _is_of_a_module(block: RecordedBlock) -> bool:
+    """Whether it was made while a module was imported: then it is the module's, for the life of the process."""
+    return any(frame.startswith("<frozen importlib._bootstrap") for frame in block.site)
+
+
+def _short(site: str, parts: int = 3) -> str:
+    """A call site without the folders that make it too long for a terminal."""
+    path = site.split(os.sep)
+    return site if len(path) <= parts + 1 else os.sep.join(["...", *path[-parts:]])
 
 
 def _check_file(option: str, path: str | None, suffix: str) -> None:
@@ -266,12 +278,13 @@ def _print_leaks(report: RunReport, leaks: list[dict[str, Any]]) -> None:
         (
             one["label"] or "(no label)",
             one["library"],
-            one["site"][0] if one["site"] else "(not recorded)",
+            _short(one["site"][0]) if one["site"] else "-",
             one["blocks"],
             format_nbytes(one["nbytes"]),
         )
         for one in leaks[:_ROWS]
     ]
     count = len(report.leaks)
-    title = f"Leaks: {count} block{'' if count == 1 else 's'}, {format_nbytes(report.leaked)}"
+    what = "Leaks" if any(one["site"] for one in leaks) else "Held at the end (--report or --fail-on-leaks say by whom)"
+    title = f"{what}: {count} block{'' if count == 1 else 's'}, {format_nbytes(report.leaked)}"
     show_table(title, ("label", "library", "allocated at", "blocks", "bytes"), rows, left=3)
