@@ -6,12 +6,14 @@ For the tests of pages and for the pictures in the documentation. Chromium gets 
 from __future__ import annotations
 
 import base64
+import fcntl
 import itertools
 import json
 import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -33,6 +35,12 @@ _FLAGS = (
     "--allow-file-access-from-files",
     "--remote-debugging-pipe",
 )
+_START = """
+import os, sys
+for end, place in zip(sys.argv[1:3], (3, 4)):
+    os.dup2(int(end), place, inheritable=True)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
@@ -57,13 +65,13 @@ class Browser:
         self._profile = tempfile.TemporaryDirectory(prefix="tazza-browser-", ignore_cleanup_errors=True)
         theirs, self._write = os.pipe()
         self._read, ours = os.pipe()
+        # Chromium reads from 3 and writes to 4; none of these two may be one of ours until both are in their places.
+        high = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (theirs, ours)]
         command = [chromium, *_FLAGS, f"--user-data-dir={self._profile.name}", "about:blank"]
-        shell = ["/bin/sh", "-c", f'exec "$0" "$@" 3<&{theirs} 4>&{ours}', *command]
-        self._process = subprocess.Popen(
-            shell, pass_fds=(theirs, ours), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        os.close(theirs)
-        os.close(ours)
+        start = [sys.executable, "-c", _START, *map(str, high), *command]
+        self._process = subprocess.Popen(start, pass_fds=high, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for end in (theirs, ours, *high):
+            os.close(end)
         self._numbers = itertools.count(1)
         self._buffer = b""
         self.problems: list[str] = []

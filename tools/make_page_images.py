@@ -74,8 +74,7 @@ for number in range(STEPS):
             steps.append(ctx.launch(evaluate, *model.values(), batch, stream=trainer, label="evaluate"))
     if number >= 4:
         steps[-4].result()
-    if number == STEPS - 8:
-        ctx.memory.snapshot().save("memory.html")
+ctx.memory.snapshot().save("memory.html")
 print("loss", tz.wait(steps)[-2])
 '''
 

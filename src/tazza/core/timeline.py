@@ -24,7 +24,7 @@ from tazza.hot import Account, Operation, generation, listen
 __all__ = ["Arrow", "Instant", "Series", "Slice", "Timeline", "Track", "Usage"]
 
 HOST = "host"
-_POINTS, _ACCOUNTS, _NAMES = 20_000, 100, 1_000
+_POINTS, _ACCOUNTS, _NAMES = 20_000, 40, 1_000
 _LAUNCH_NS = 500  # width of a launch, which is told of at one moment and needs a slice for its arrow to start at
 
 
@@ -107,23 +107,34 @@ class Usage:
 
 @final
 class Series:
-    """Live bytes of one account over time; when it is full, pairs of points become one that keeps the larger value.
+    """Live bytes of one owner over time; when it is full, pairs of points become one that keeps the larger value.
+
+    Accounts of equal names are one owner: a program makes a budget anew for each request.
 
     Attributes:
         owner: names of the accounts, the device's first.
+        accounts: those that have held something since it was last looked at.
         points: ``(time_ns, bytes)``, ascending.
     """
 
-    __slots__ = ("_halving", "account", "owner", "points")
+    __slots__ = ("_halving", "accounts", "owner", "points")
 
-    def __init__(self, owner: tuple[str, ...], account: Account) -> None:
-        self.owner, self.account = owner, account
+    def __init__(self, owner: tuple[str, ...]) -> None:
+        self.owner = owner
+        self.accounts: dict[int, Account] = {}
         self.points: list[tuple[int, int]] = []
         self._halving = threading.Lock()
 
-    def add(self, time_ns: int) -> None:
-        """Note what is live now."""
-        self.points.append((time_ns, self.account.live))
+    def note(self, time_ns: int) -> None:
+        """Add what is live now, where that is something else than before."""
+        live = 0
+        for account in list(self.accounts.values()):
+            live += account.live
+            if not account.live and len(self.accounts) > 1:
+                self.accounts.pop(id(account), None)
+        if self.points and self.points[-1][1] == live:
+            return
+        self.points.append((time_ns, live))
         if len(self.points) >= _POINTS and self._halving.acquire(blocking=False):
             # Whoever comes in between appends behind what is replaced here in one step.
             try:
@@ -142,7 +153,7 @@ class Timeline:
         limit: slices that are kept, and as many arrows; later ones are counted in `lost`.
 
     Attributes:
-        tracks, slices, arrows, instants, series: see the classes.
+        tracks, slices, arrows, instants: see the classes.
         usage: for each stream's track its figures.
         start_ns, stop_ns: of the process's clock; `epoch_ns` is the start in nanoseconds since the epoch.
         lost: slices and arrows that there was no room for.
@@ -164,14 +175,13 @@ class Timeline:
         self.slices: list[Slice] = []
         self.arrows: list[Arrow] = []
         self.instants: list[Instant] = []
-        self.series: list[Series] = []
         self.usage: dict[int, Usage] = {}
         self.start_ns = self.stop_ns = self.epoch_ns = 0
         self.lost = 0
         self._lock = threading.Lock()  # only for what is new: tracks, accounts, and counting what is lost
         self._streams: WeakKeyDictionary[Any, dict[int, int]] = WeakKeyDictionary()
         self._threads: dict[tuple[int, str], int] = {}
-        self._accounts: dict[int, Series] = {}
+        self._owners: dict[tuple[str, ...], Series] = {}
         self._open: dict[tuple[int, int], int] = {}
         self._unfinished: dict[tuple[int, int], tuple[str, str]] = {}
         # A waiter may be told of before what it waited for: arrows are drawn at the end, from numbers.
@@ -281,10 +291,11 @@ class Timeline:
         subject = operation.subject
         account = getattr(subject, "block", subject).account
         while account is not None:
-            known = self._accounts.get(id(account)) or self._series_of(account)
-            if known is not None:
-                known.add(now)
+            self._know(account)
             account = account.parent
+        # All of them at once: other threads have changed theirs and may tell of it much later.
+        for series in list(self._owners.values()):
+            series.note(now)
 
     def _on_refusal(self, operation: Operation, now: int) -> None:
         if len(self.instants) < self.limit:
@@ -347,24 +358,24 @@ class Timeline:
                 known[key] = number
             return number
 
-    def _series_of(self, account: Account) -> Series | None:
-        """The series of an account; None where there are too many: these count in their parents only."""
-        if len(self.series) >= _ACCOUNTS:
-            return None
-        owner: list[str] = []
+    def _know(self, account: Account) -> None:
+        """Follow an account from now on; where there are too many owners it counts in its parents only."""
+        names = []
         above: Account | None = account
         while above is not None:
-            owner.insert(0, above.name)
+            names.append(above.name)
             above = above.parent
-        with self._lock:
-            if (known := self._accounts.get(id(account))) is not None:
-                return known
-            same = sum(one.owner[:-1] == tuple(owner[:-1]) and one.account.name == owner[-1] for one in self.series)
-            if same:
-                owner[-1] = f"{owner[-1]} #{same + 1}"
-            series = self._accounts[id(account)] = Series(tuple(owner), account)
-            self.series.append(series)
-            return series
+        owner = tuple(reversed(names))
+        series = self._owners.get(owner)
+        if series is None and len(self._owners) < _ACCOUNTS:
+            series = self._owners.setdefault(owner, Series(owner))
+        if series is not None:
+            series.accounts.setdefault(id(account), account)
+
+    @property
+    def series(self) -> list[Series]:
+        """Live bytes of each owner, in the order in which they first held something."""
+        return list(self._owners.values())
 
 
 def _kind_of(submission: Submission) -> str:

@@ -1,11 +1,12 @@
 // The account of a device: headings that add up, owners, and who holds what.
 const HEADING_SHADES = {
-  live: 0, pending: 1, cached: 2, workspaces: 3, pinned: 4, "file cache": 7, "other of this process": 8,
-  "other processes": -1, unexplained: 5,
+  "live": "#4c78a8", "live: numpy": "#7fb0de", "pending": "#f58518", "cached": "#54a24b", "workspaces": "#b279a2",
+  "pinned": "#72b7b2", "not touched yet": "#d3a518", "other of this process": "#e377a2", "file cache": "#9d755d",
+  "kernel": "#7f8fd1", "kernel: free in processors' lists": "#b3bce6", "other processes": OTHER, "unexplained": "#e45756",
 };
 
 function headingShade(name, place) {
-  return hue(name in HEADING_SHADES ? HEADING_SHADES[name] : name.startsWith("foreign") ? 9 : place + 6);
+  return HEADING_SHADES[name] || (name.startsWith("foreign") ? "#2a9d8f" : hue(place + 3));
 }
 
 function showAccount(headings, used, total) {

@@ -264,7 +264,7 @@ header(`Memory of ${DATA.device}`, `Snapshot of ${DATA.when}, tazza ${DATA.versi
   ["account", "Account"], ["holdings", "Holders"], ["timeline", "Timeline"], ["segments", "Segments"], ["search", "Search"],
 ]);
 const past = history();
-const isLive = (one) => one === "live" || one === "pending";
+const isLive = (name) => name === "live" || name.startsWith("live:") || name === "pending";
 const liveBytes = DATA.headings.filter((one) => isLive(one.name)).reduce((all, one) => all + one.nbytes, 0);
 cards([
   [bytes(DATA.used), `used of ${bytes(DATA.total)}`, exact(DATA.used)],
