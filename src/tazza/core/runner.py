@@ -30,6 +30,7 @@ from tazza.errors import (
     WaitTimeoutError,
 )
 from tazza.hot import Lane, point, top
+from tazza.util.log import info
 from tazza.util.report import report
 
 __all__ = [
@@ -350,6 +351,7 @@ def wait_for_room(runner: Runner, limit: int, timeout: float | None, wait: Calla
     if on_event_loop():
         raise QueueFullError(f"{full}; await an earlier task, or submit from a worker thread (asyncio.to_thread)")
     seconds = timeout_or_default(timeout)
+    info("tazza.stream", "%s; the submitter waits for room, for at most %g s", full, seconds)
     if not wait(seconds):
         raise WaitTimeoutError(f"{full} and got no room in {seconds:g} s; nothing was submitted")
 

@@ -25,6 +25,7 @@ from tazza.errors import (
 )
 from tazza.hot import Buffer, Frame, run_in
 from tazza.spi import Handle
+from tazza.util.log import info
 
 __all__ = ["Task", "TaskSubmission", "wait"]
 
@@ -145,6 +146,7 @@ class Task(Waitable):
         if error is not None:
             self._failure = Failure(self.label, error, self.stream.runner)
             self.context.failures.add(self._failure)
+            info("tazza.task", "task %r failed on %r: %s: %s", self.label, self.stream, type(error).__name__, error)
         self.finish(error)
 
     def next_child_key(self) -> tuple[int, ...]:
@@ -310,12 +312,8 @@ class TaskSubmission(Submission):
     def _move(self, source: Task) -> Any:
         context = self.task.context
         if context.spec.transfer == "log":
-            import logging  # late: few programs ask for this
-
             here, there = context.device, source.context.device
-            logging.getLogger("tazza.transfer").info(
-                "result of %r moves from %s to %s for %r", source.label, there, here, self.label
-            )
+            info("tazza.transfer", "result of %r moves from %s to %s for %r", source.label, there, here, self.label)
         return run_in(self._frame, map_leaves, (context.private_copy, source._result), {})
 
     def _refuse_failed_needs(self) -> None:
