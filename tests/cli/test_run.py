@@ -270,6 +270,32 @@ def test_files_are_written(tmp_path: Path) -> None:
     assert "<b>" not in page
 
 
+def test_a_run_in_the_process_of_others(tmp_path: Path, capsys: Capture) -> None:
+    """The same once more without a process of its own: what ends it comes back from the call."""
+    trace, report = tmp_path / "run.json", tmp_path / "run.html"
+    files = ["--trace", str(trace), "--report", str(report)]
+    path = script(tmp_path, WORK + "tz.leaked = [ctx.allocate(64) for _ in range(2)]\n")
+    try:
+        assert main(["run", "--device", "cpu", *files, path]) == 0
+    finally:
+        del tz.leaked  # type: ignore[attr-defined]
+    text = capsys.readouterr().err
+    for expected in ("script.py: done after", "worker <b>", "measure", "Leaks: 2 blocks, "):
+        assert expected in text
+    assert trace.is_file()
+    assert report.is_file()
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "--device", "cpu", script(tmp_path, "raise SystemExit(9)")])
+    assert ended.value.code == 9
+    assert main(["run", "--device", "cpu", script(tmp_path, "raise KeyboardInterrupt")]) == ExitCode.INTERRUPTED
+    failing = "import tazza as tz\ntz.current().launch(lambda: 1 / 0, stream=tz.current().new_stream())\n"
+    assert main(["run", "--device", "cpu", script(tmp_path, failing)]) == ExitCode.FAILURE
+    missing = tmp_path / "gone"
+    missing.mkdir()
+    lost = script(tmp_path, f"import os; os.rmdir({str(missing)!r})")
+    assert main(["run", "--device", "cpu", "--trace", str(missing / "x.json"), lost]) == ExitCode.FAILURE
+
+
 def test_files_are_written_also_where_the_program_failed(tmp_path: Path) -> None:
     trace, report = tmp_path / "run.json", tmp_path / "run.html"
     done = tazza_run("--trace", str(trace), "--report", str(report), script(tmp_path, WORK + "1 / 0\n"))
