@@ -91,12 +91,11 @@ class _Run:
     def run(self) -> None:
         """Run the program and measure, until its context is closed."""
         functions = self._program.exit_functions()
-        recording = self._record()
         processor = time.process_time_ns()
         tz.use(self._context)
-        self._timeline.start()
+        self._timeline.start()  # before the recording, which takes time between a charge and its telling
         try:
-            with recording:
+            with self._record():
                 self._run_program()
                 self._settle()
                 self._timeline.stop()

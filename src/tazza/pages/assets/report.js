@@ -185,7 +185,7 @@ cards([
   [seconds(DATA.elapsed_ns), "time", `${seconds(DATA.processor_ns)} of processor time`],
   [DATA.outcome, "outcome", "", DATA.failed ? "bad" : "good"],
   [DATA.streams.reduce((all, one) => all + (one.counts.task || 0), 0).toLocaleString("en-GB"), "tasks"],
-  [bytes(DATA.peak), DATA.limit === null ? "peak of the context" : `peak of a limit of ${bytes(DATA.limit)}`, exact(DATA.peak)],
+  [bytes(DATA.peak), DATA.limit === null ? "peak of the context" : `peak, limit ${bytes(DATA.limit)}`, exact(DATA.peak)],
   [leaked ? bytes(leaked) : "none", "leaked", exact(leaked), leaked ? "bad" : ""],
   [DATA.health, "health", "", DATA.health === "ok" ? "" : "bad"],
 ]);

@@ -38,7 +38,7 @@ function seconds(ns) {
   return `${Math.round(ns)} ns`;
 }
 
-function percent(part, whole) { return whole ? `${((100 * part) / whole).toFixed(1)} %` : "-"; }
+function percent(part, whole) { return whole ? `${(Math.round((1000 * part) / whole) / 10 + 0).toFixed(1)} %` : "-"; }
 
 function hex(address) { return typeof address === "string" ? address : `0x${address.toString(16)}`; }
 
