@@ -43,6 +43,7 @@ from tazza.core.states import State as State
 from tazza.core.stream import Stream as Stream
 from tazza.core.task import Task as Task
 from tazza.core.task import wait as wait
+from tazza.core.trace import trace as trace
 from tazza.errors import OutOfMemoryError as OutOfMemoryError
 from tazza.hot import Buffer as Buffer
 from tazza.memory.stats import MemoryStats as MemoryStats
@@ -85,6 +86,7 @@ __all__ = [
     "limit_threads",
     "open",
     "register_backend",
+    "trace",
     "track",
     "use",
     "wait",

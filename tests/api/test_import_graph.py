@@ -33,7 +33,7 @@ CORE = (
     "generator",
     *("arraylib", "task", "kernel", "arguments", "transfer", "placer", "statefile", "states", "progress"),
     *("gate", "health", "scope", "shortage", "spec", "context", "opening", "current"),
-    *("dlpack", "foreign", "loan", "borrow", "shutdown"),
+    *("dlpack", "foreign", "loan", "borrow", "timeline", "tracefile", "trace", "shutdown"),
 )
 
 

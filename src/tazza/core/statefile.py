@@ -26,6 +26,7 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 
 from tazza.errors import ArgumentError, CheckpointError
+from tazza.util.files import replace_file
 
 __all__ = ["VERSION", "read", "write"]
 
@@ -55,22 +56,11 @@ def write(path: str | os.PathLike[str], header: Mapping[str, object], arrays: Ma
     """
     import hashlib  # late: it loads OpenSSL
 
-    destination = Path(path).resolve()
     head, pieces = _layout(header, {name: _portable(name, array) for name, array in arrays.items()})
     digest = hashlib.sha256(head)
     for piece in pieces:
         digest.update(piece)
-    temporary = destination.with_name(f".{destination.name}.{os.urandom(4).hex()}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.writelines([head, digest.digest(), *pieces])
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, destination)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _flush_directory(destination.parent)
+    replace_file(path, [head, digest.digest(), *pieces])
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Array]]:
@@ -169,14 +159,3 @@ def _parse(file: BinaryIO, index: int, total: int) -> tuple[dict[str, Any], dict
 
 def _aligned(nbytes: int) -> int:
     return -(-nbytes // _ALIGNMENT) * _ALIGNMENT
-
-
-def _flush_directory(directory: Path) -> None:
-    """Make the move itself survive a loss of power; only POSIX can open a directory."""
-    if os.name != "posix":
-        return
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
