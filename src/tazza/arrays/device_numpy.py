@@ -10,6 +10,8 @@ import numpy as np
 from tazza.core import transfer
 from tazza.core.arraylib import ArrayLibrary, elements
 from tazza.core.dtypes import dtype_on
+from tazza.core.generator import Sink
+from tazza.core.placer import Placer
 from tazza.core.stream import making
 from tazza.core.submission import Call
 from tazza.core.task import Task
@@ -37,6 +39,9 @@ class DeviceNumpy(ArrayLibrary):
         import array_api_compat.numpy as namespace
 
         return namespace
+
+    def sink(self) -> Sink:
+        return Placer(self.context)
 
     def owns(self, value: object) -> bool:
         return isinstance(value, Buffer) and self.reaches(value)

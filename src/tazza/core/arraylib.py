@@ -9,10 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from tazza.core.device import Device
+from tazza.core.dtypes import dtype_on
+from tazza.core.generator import Sink
 from tazza.errors import ArgumentError, ClosedError
 from tazza.hot import Buffer
+from tazza.util.hostmemory import HostMemory
 
-__all__ = ["ArrayLibrary", "elements", "map_leaves"]
+__all__ = ["ArrayLibrary", "elements", "is_array", "map_leaves"]
 
 
 class ArrayLibrary(abc.ABC):
@@ -38,6 +42,45 @@ class ArrayLibrary(abc.ABC):
     def reaches(self, buffer: Buffer) -> bool:
         """Tell whether functions launched on the context can see the buffer's memory."""
         return bool(buffer.device.memory_domain == self.context.device.memory_domain)
+
+    def dtype(self, dtype: Any, device: Device) -> Any:
+        """Resolve what a user gave as a dtype of this library on the device.
+
+        Raises:
+            ArgumentError: it is no dtype.
+            UnsupportedError: the device lacks it; names the nearest one that it has.
+        """
+        return dtype_on(device, dtype)
+
+    def sink(self) -> Sink | None:
+        """Where the generator's draws go; None makes NumPy arrays, filled before the call returns."""
+        return None
+
+    def plain(self, value: Any, *, writes: bool = False) -> Any:
+        """What copies and fills may take for a value: a Buffer, a NumPy array over the same memory, or as it came."""
+        return value
+
+    def cell(self, dst: Any, value: object) -> object:
+        """The value to fill `dst` with, as bytes where NumPy lacks the dtype of `dst`."""
+        return value
+
+    def stored(self, value: object) -> Any:
+        """The NumPy array that a state file keeps of an array of this library."""
+        return self.to_numpy(value)
+
+    def restored(self, array: Any) -> Any:
+        """The array that an object gets back for what `stored` returned."""
+        return array
+
+    def origin(self, value: Any) -> Buffer | None:
+        """The Buffer whose memory an array of this library uses, or None."""
+        while isinstance(value, np.ndarray):
+            value = value.base
+        if isinstance(value, memoryview):
+            value = value.obj
+        if isinstance(value, HostMemory):
+            value = value.owner
+        return value if isinstance(value, Buffer) else None
 
     @property
     def context(self) -> Any:
@@ -70,6 +113,11 @@ class ArrayLibrary(abc.ABC):
     @abc.abstractmethod
     def outcome(self, array: Any, seen: list[tuple[Any, Buffer]]) -> Any:
         """What the task keeps for an array that the function returned; `seen` pairs its views with their buffers."""
+
+
+def is_array(value: object) -> bool:
+    """Tell whether a value is an array of some library, other than a Buffer."""
+    return hasattr(type(value), "__dlpack__") and not isinstance(value, Buffer)
 
 
 def elements(shape: tuple[int, ...]) -> int:

@@ -75,6 +75,7 @@ _BUILT_IN: dict[str, _Record] = {
 
 _NAMES: dict[str, str] = {
     "arrays.host.numpy": "tazza.arrays.host_numpy:HostNumpy",
+    "arrays.host.torch": "tazza.arrays.host_torch:HostTorch",
     "arrays.device.numpy": "tazza.arrays.device_numpy:DeviceNumpy",
     "context.cpu": "tazza.contexts.cpu:CPUContext",
     "dnn.reference": "tazza.dnn.reference:ReferenceDnn",
