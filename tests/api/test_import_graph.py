@@ -26,23 +26,10 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 # In the core each file imports only files to its left.
 CORE = (
-    *(
-        "registry",
-        "adapter",
-        "snapshot",
-        "device",
-        "dtypes",
-        "completion",
-        "event",
-        "failures",
-        "submission",
-        "runtime",
-        "runner",
-        "native",
-    ),
-    *("stream", "pool", "generator"),
+    *("registry", "adapter", "snapshot", "device", "dtypes", "completion", "event", "failures", "submission"),
+    *("runtime", "runner", "native", "stream", "pool", "generator"),
     *("arraylib", "task", "kernel", "arguments", "transfer", "placer", "statefile", "states", "progress"),
-    *("gate", "health", "scope", "spec", "context", "opening", "current", "shutdown"),
+    *("gate", "health", "scope", "binding", "spec", "context", "opening", "current", "shutdown"),
 )
 
 

@@ -30,12 +30,15 @@ class DeviceNumpy(ArrayLibrary):
 
     name = "numpy"
 
-    def namespace(self) -> Any:
+    def check_eager(self) -> None:
         if not self.context.inside_task:
             raise UsageError(
                 f"the host cannot compute on memory of {self.context.device}: put the operations into a function, give "
                 "that to ctx.launch, and use ctx.xp inside it"
             )
+
+    def namespace(self) -> Any:
+        self.check_eager()
         import array_api_compat.numpy as namespace
 
         return namespace

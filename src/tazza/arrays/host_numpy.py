@@ -10,7 +10,7 @@ from tazza.core import transfer
 from tazza.core.arraylib import ArrayLibrary, elements
 from tazza.core.dtypes import dtype_on
 from tazza.core.task import Task
-from tazza.errors import ArgumentError, UsageError
+from tazza.errors import ArgumentError
 from tazza.hot import Buffer
 
 __all__ = ["HostNumpy"]
@@ -26,12 +26,7 @@ class HostNumpy(ArrayLibrary):
     name = "numpy"
 
     def namespace(self) -> Any:
-        context = self.context
-        if not context.inside_task and not context.stream.is_inline:
-            raise UsageError(
-                f"{context.stream!r} is current, and eager operations would not queue on it; "
-                "put them into a function and give that to ctx.launch"
-            )
+        self.check_eager()
         import array_api_compat.numpy as namespace
 
         return namespace

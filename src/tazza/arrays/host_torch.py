@@ -17,7 +17,7 @@ from tazza.core.arraylib import ArrayLibrary, elements
 from tazza.core.device import Device
 from tazza.core.dtypes import dtype_on
 from tazza.core.task import Task
-from tazza.errors import ArgumentError, BackendUnavailableError, UnsupportedError, UsageError
+from tazza.errors import ArgumentError, BackendUnavailableError, UnsupportedError
 from tazza.hot import Buffer
 from tazza.util.hostmemory import HostMemory
 
@@ -50,12 +50,7 @@ class HostTorch(ArrayLibrary):
         self._names = {dtype: name for name, dtype in self._types.items()}
 
     def namespace(self) -> Any:
-        context = self.context
-        if not context.inside_task and not context.stream.is_inline:
-            raise UsageError(
-                f"{context.stream!r} is current, and eager operations would not queue on it; "
-                "put them into a function and give that to ctx.launch"
-            )
+        self.check_eager()
         import array_api_compat.torch as namespace
 
         return namespace

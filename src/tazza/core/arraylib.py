@@ -5,18 +5,19 @@ from __future__ import annotations
 import abc
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from tazza.core import registry
 from tazza.core.device import Device
 from tazza.core.dtypes import dtype_on
 from tazza.core.generator import Sink
-from tazza.errors import ArgumentError, ClosedError
+from tazza.errors import ArgumentError, ClosedError, UsageError
 from tazza.hot import Buffer
 from tazza.util.hostmemory import HostMemory
 
-__all__ = ["ArrayLibrary", "elements", "is_array", "map_leaves"]
+__all__ = ["ArrayLibrary", "array_library", "elements", "is_array", "map_leaves"]
 
 
 class ArrayLibrary(abc.ABC):
@@ -34,6 +35,19 @@ class ArrayLibrary(abc.ABC):
         Raises:
             UsageError: eager operations are not possible here; says what to do instead.
         """
+
+    def check_eager(self) -> None:
+        """Raise where operations outside a launched function are not possible now.
+
+        Raises:
+            UsageError: a stream is current that they would not queue on, or the host cannot compute there at all.
+        """
+        context = self.context
+        if not context.inside_task and not context.stream.is_inline:
+            raise UsageError(
+                f"{context.stream!r} is current, and eager operations would not queue on it; "
+                "put them into a function and give that to ctx.launch"
+            )
 
     @abc.abstractmethod
     def owns(self, value: object) -> bool:
@@ -113,6 +127,20 @@ class ArrayLibrary(abc.ABC):
     @abc.abstractmethod
     def outcome(self, array: Any, seen: list[tuple[Any, Buffer]]) -> Any:
         """What the task keeps for an array that the function returned; `seen` pairs its views with their buffers."""
+
+
+def array_library(owner: Any, device: Device, name: str) -> ArrayLibrary:
+    """Make the array library of that name for a context.
+
+    Raises:
+        ArgumentError: the device has none of that name.
+        BackendUnavailableError: it is not installed; says what to install.
+    """
+    known = device.capabilities.array_libraries
+    if name not in known:
+        raise ArgumentError.of("arrays", name, f"an array library of {device}: {', '.join(known)}")
+    side = "host" if device.capabilities.host_addressable else "device"
+    return cast(ArrayLibrary, registry.load(f"arrays.{side}.{name}")(owner))
 
 
 def is_array(value: object) -> bool:

@@ -12,7 +12,8 @@ from typing import Any, NoReturn, cast
 
 from tazza.core import registry, transfer
 from tazza.core.arguments import Arguments
-from tazza.core.arraylib import ArrayLibrary, is_array
+from tazza.core.arraylib import array_library, is_array
+from tazza.core.binding import Binding
 from tazza.core.completion import timeout_or_default
 from tazza.core.device import Device, device
 from tazza.core.event import Waitable
@@ -67,7 +68,7 @@ class Context(ContextCore):
         super().__init__()
         self._runtime = runtime = runtime_of(chosen)
         runtime.check()
-        self.arrays = _array_library(self, chosen, spec.arrays)
+        self.arrays = array_library(self, chosen, spec.arrays)
         self._generator = Generator(spec.seed, sink=self.arrays.sink(), threads=max(1, len(chosen.cores)))
         self.spec = replace(spec, device=chosen.name, seed=self._generator.seed)
         self.gate = Gate(self, f"context on {chosen.name}")
@@ -224,6 +225,17 @@ class Context(ContextCore):
             transfer.fill_here(self.arrays, dst, value)
         else:
             transfer.fill(self._own_stream(stream), dst, value)
+
+    def bind(self) -> Binding:
+        """Scope for code that calls PyTorch, JAX and the like directly: sets their device and stream in this thread.
+
+        ``with ctx.bind():`` also makes the context current; all is set back on the way out. Nothing in it may await.
+
+        Raises:
+            UsageError: on entry, where eager work is not possible; on exit, in another thread or frame, or after an
+                await inside.
+        """
+        return Binding(self)
 
     # Arrays --------------------------------------------------------------------------------------------------------
 
@@ -474,11 +486,3 @@ def _pool_of(runtime: DeviceRuntime, kind: str) -> MemoryPool:
         if pool is None:
             pool = runtime.pools[kind] = MemoryPool(runtime, kind)
         return cast(MemoryPool, pool)
-
-
-def _array_library(owner: Context, chosen: Device, name: str) -> ArrayLibrary:
-    known = chosen.capabilities.array_libraries
-    if name not in known:
-        raise ArgumentError.of("arrays", name, f"an array library of {chosen}: {', '.join(known)}")
-    side = "host" if chosen.capabilities.host_addressable else "device"
-    return cast(ArrayLibrary, registry.load(f"arrays.{side}.{name}")(owner))

@@ -85,7 +85,12 @@ _NAMES: dict[str, str] = {
     "sim.settings": "tazza.drivers.sim.driver:SimConfig",
 }
 
-_ADAPTERS: dict[str, str] = {}  # by the top module of the library that each is for
+_ADAPTERS: dict[str, str] = {  # by the top module of the library that each is for
+    "jax": "tazza.adapters.jax:JaxAdapter",
+    "onnxruntime": "tazza.adapters.onnxruntime:OnnxruntimeAdapter",
+    "pyarrow": "tazza.adapters.pyarrow:PyarrowAdapter",
+    "torch": "tazza.adapters.torch:TorchAdapter",
+}
 
 
 class _Table:
