@@ -33,7 +33,10 @@ class Setting:
 SETTINGS = [
     Setting("cpu"),
     Setting("cpu", parts=2),
-    *(Setting("cpu", arrays=name) for name in installed_arrays(tz.device("cpu"))[1:]),
+    *(
+        pytest.param(Setting("cpu", arrays=name), marks=pytest.mark.interop)
+        for name in installed_arrays(tz.device("cpu"))[1:]
+    ),
     Setting("sim:0", devices=1),
     Setting("sim:1", devices=2),
     Setting("sim:5", devices=8),

@@ -8,7 +8,7 @@ from typing import Any, final
 import numpy as np
 
 from tazza.core import transfer
-from tazza.core.arraylib import ArrayLibrary, elements
+from tazza.core.arraylib import ArrayLibrary, elements, host_array
 from tazza.core.dtypes import dtype_on
 from tazza.core.generator import Sink
 from tazza.core.placer import Placer
@@ -154,7 +154,8 @@ class DeviceNumpy(ArrayLibrary):
 
 
 def _host_array(value: object, dtype: Any, copy: bool | None) -> Array:
+    seen = host_array(value)
     try:
-        return np.asarray(value, dtype=dtype, order="C", copy=copy)
+        return np.asarray(seen, dtype=dtype, order="C", copy=copy)
     except (TypeError, ValueError) as error:
         raise ArgumentError(f"obj: {type(value).__name__} cannot become an array: {error}") from None

@@ -7,7 +7,7 @@ from typing import Any, final
 import numpy as np
 
 from tazza.core import transfer
-from tazza.core.arraylib import ArrayLibrary, elements
+from tazza.core.arraylib import ArrayLibrary, elements, is_array
 from tazza.core.dtypes import dtype_on
 from tazza.core.task import Task
 from tazza.errors import ArgumentError
@@ -49,7 +49,7 @@ class HostNumpy(ArrayLibrary):
             raise ArgumentError(f"obj: {type(value).__name__} cannot become an array here: {error}") from None
         if array.dtype.kind not in "biufc":
             dtype_on(self.context.device, array.dtype)
-        if copy and isinstance(value, np.ndarray):
+        if copy and is_array(value):
             fresh = self._fresh(array.shape, array.dtype)
             np.copyto(fresh, array)
             return fresh

@@ -17,7 +17,7 @@ from tazza.errors import ArgumentError, ClosedError, UsageError
 from tazza.hot import Buffer
 from tazza.util.hostmemory import HostMemory
 
-__all__ = ["ArrayLibrary", "array_library", "elements", "is_array", "map_leaves"]
+__all__ = ["ArrayLibrary", "array_library", "elements", "host_array", "is_array", "map_leaves"]
 
 
 class ArrayLibrary(abc.ABC):
@@ -146,6 +146,20 @@ def array_library(owner: Any, device: Device, name: str) -> ArrayLibrary:
 def is_array(value: object) -> bool:
     """Tell whether a value is an array of some library, other than a Buffer."""
     return hasattr(type(value), "__dlpack__") and not isinstance(value, Buffer)
+
+
+def host_array(value: Any) -> Any:
+    """An array of another library as NumPy sees it, without a copy; other values pass.
+
+    Raises:
+        ArgumentError: NumPy cannot see it: it is on a device, has a dtype that NumPy lacks, or takes part in autograd.
+    """
+    if isinstance(value, np.ndarray) or not is_array(value):
+        return value
+    try:
+        return np.from_dlpack(value)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise ArgumentError(f"obj: {type(value).__name__} cannot become a NumPy array: {error}") from None
 
 
 def elements(shape: tuple[int, ...]) -> int:
