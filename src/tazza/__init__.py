@@ -10,6 +10,8 @@
 from tazza import errors as errors
 from tazza._version import __version__ as __version__
 from tazza.contexts.cpu import CPUContext as CPUContext
+from tazza.core.budget import Budget as Budget
+from tazza.core.charge import Charge as Charge
 from tazza.core.context import Context as Context
 from tazza.core.current import carry as carry
 from tazza.core.current import context_of as context_of
@@ -24,14 +26,16 @@ from tazza.core.event import HostEvent as HostEvent
 from tazza.core.generator import Generator as Generator
 from tazza.core.health import Health as Health
 from tazza.core.kernel import kernel as kernel
+from tazza.core.memory import Memory as Memory
 from tazza.core.opening import context as context
 from tazza.core.opening import open as open
-from tazza.core.pool import Memory as Memory
 from tazza.core.progress import track as track
+from tazza.core.recording import Recording as Recording
 from tazza.core.registry import BackendStatus as BackendStatus
 from tazza.core.registry import backends as backends
 from tazza.core.registry import register_backend as register_backend
 from tazza.core.shutdown import drain_at_exit as _drain_at_exit  # noqa: F401  registers itself
+from tazza.core.snapshot import MemorySnapshot as MemorySnapshot
 from tazza.core.spec import Spec as Spec
 from tazza.core.states import State as State
 from tazza.core.stream import Stream as Stream
@@ -44,8 +48,10 @@ from tazza.util.threads import limit_threads as limit_threads
 
 __all__ = [
     "BackendStatus",
+    "Budget",
     "Buffer",
     "CPUContext",
+    "Charge",
     "Context",
     "Device",
     "Event",
@@ -54,8 +60,10 @@ __all__ = [
     "Health",
     "HostEvent",
     "Memory",
+    "MemorySnapshot",
     "MemoryStats",
     "OutOfMemoryError",
+    "Recording",
     "Spec",
     "State",
     "Stream",

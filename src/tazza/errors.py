@@ -213,6 +213,7 @@ class OutOfMemoryError(BackendError, MemoryError):
         limit: the limit that was met in bytes, or None where the device itself was full.
         live: bytes live and pending under that limit.
         holders: the largest holders as ``(label, bytes, blocks)``, largest first.
+        site: where the memory was asked for, ``"file:line function"`` of each frame outside of tazza, innermost first.
     """
 
     def __init__(
@@ -223,14 +224,21 @@ class OutOfMemoryError(BackendError, MemoryError):
         limit: int | None = None,
         live: int = 0,
         holders: tuple[tuple[str, int, int], ...] = (),
+        site: tuple[str, ...] = (),
         **fields: Any,
     ) -> None:
         self.requested, self.limit, self.live, self.holders = requested, limit, live, tuple(holders)
+        self.site = tuple(site)
         super().__init__(message, **fields)
 
     def _fields(self) -> dict[str, Any]:
-        own = {"requested": self.requested, "limit": self.limit, "live": self.live, "holders": self.holders}
-        return own | super()._fields()
+        return {
+            "requested": self.requested,
+            "limit": self.limit,
+            "live": self.live,
+            "holders": self.holders,
+            "site": self.site,
+        } | super()._fields()
 
 
 class DeviceLostError(BackendError):

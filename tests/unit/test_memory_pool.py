@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
-from tazza.core.pool import Memory, MemoryPool
+from tazza.core.memory import Memory
+from tazza.core.pool import MemoryPool
+from tazza.core.pressure import Pressure
 from tazza.errors import ArgumentError, ForkedError, OutOfMemoryError, WaitTimeoutError
+from tazza.hot import Account
 from tests.unit.hot_fakes import FakeContext, FakeSource, FakeStream
 
 
@@ -52,11 +55,17 @@ def make(
         lost=lambda: None,
         device="fake:0",
         host_addressable=False,
+        account=Account("fake:0"),
+        pressure=Pressure(),
+        charges={},
+        dropped_charges=[],
+        in_flight={},
+        reserving=list,
     )
     pool = runtime.pools[kind] = MemoryPool(runtime, kind)
     context: Any = FakeContext(pool.pool, limit=limit)
     context.stream0 = RecordingStream(pool.pool.new_lane())
-    return context, Memory(pool, context.account), source
+    return context, Memory(context, pool, context.account), source
 
 
 def test_statistics_count_pending_bytes_as_live() -> None:

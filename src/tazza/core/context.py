@@ -22,10 +22,12 @@ from tazza.core.gate import Gate
 from tazza.core.generator import Generator
 from tazza.core.health import Health
 from tazza.core.kernel import accesses, buffers_of
-from tazza.core.pool import Memory, MemoryPool
+from tazza.core.memory import Memory
+from tazza.core.pool import MemoryPool
 from tazza.core.runner import Runner
 from tazza.core.runtime import DeviceRuntime, runtime_of
 from tazza.core.scope import StreamScope, flattened
+from tazza.core.shortage import explain, report_leaks
 from tazza.core.spec import Spec
 from tazza.core.states import State
 from tazza.core.stream import Stream, make_runner
@@ -40,7 +42,7 @@ from tazza.errors import (
     WaitTimeoutError,
     WrongDeviceError,
 )
-from tazza.hot import Account, Buffer, ContextCore, Frame, frame_of, generation, point, top
+from tazza.hot import HOOKED, Account, Buffer, ContextCore, Frame, frame_of, generation, point, top
 from tazza.hot.hooks import Operation, emit
 
 __all__ = ["Context"]
@@ -78,9 +80,11 @@ class Context(ContextCore):
         self._pool = _pool_of(runtime, spec.pool)
         self.pool = self._pool.pool
         self.account = Account(f"context on {chosen.name}", spec.memory_limit, runtime.account)
+        self.account.pool = self.pool
+        self.account.hosted = HOOKED and runtime.host_addressable
         self.task_lane = runtime.shared_lane(spec.pool) if runtime.capabilities.queues else None
         self.stream0 = self._make_stream(f"{chosen.name} own stream", worker=False)
-        self._memory = Memory(self._pool, self.account)
+        self._memory = Memory(self, self._pool, self.account)
         #: Counters (epoch, step), the generator and registered objects, as `save` writes them.
         self.state = State(self._generator, self.arrays.stored, self.arrays.restored, spec=self.spec.as_dict())
         self._last_saved: str | None = None
@@ -368,6 +372,7 @@ class Context(ContextCore):
             self._drain(deadline)  # what those calls submitted
         self.gate.close()
         self.phase = _CLOSED
+        report_leaks(self)
         for runner in self._live_runners():
             runner.close()
         if abandon or self._runtime.lost() is not None:
@@ -415,6 +420,9 @@ class Context(ContextCore):
         raise UsageError("a context cannot be pickled; send ctx.spec and make one there with tz.context(spec)")
 
     # Internal ------------------------------------------------------------------------------------------------------
+
+    def _explain(self, error: BaseException) -> None:
+        explain(self, error)
 
     def _refuse(self, action: str) -> None:
         if self.generation != generation():

@@ -32,7 +32,16 @@ from tazza.errors import (
 from tazza.hot import Lane, top
 from tazza.util.report import report
 
-__all__ = ["SLICE", "Fifo", "InlineRunner", "Runner", "WorkerRunner", "wait_for_room"]
+__all__ = [
+    "SLICE",
+    "Fifo",
+    "InlineRunner",
+    "Runner",
+    "StreamThread",
+    "WorkerRunner",
+    "on_event_loop",
+    "wait_for_room",
+]
 
 SLICE = 0.25
 """Seconds between two looks of a waiting stream thread at whether its wait is still of use."""
@@ -227,6 +236,10 @@ class InlineRunner(Runner):
         return not was
 
 
+class StreamThread(threading.Thread):
+    """A thread that lives as long as its stream: what it holds, its tasks hold."""
+
+
 class Fifo:
     """A bounded FIFO emptied by one daemon thread, which starts with the first item and ends with None."""
 
@@ -250,7 +263,7 @@ class Fifo:
         self._items.put((submission, bounded))
         if not self._started:
             self._started = True
-            threading.Thread(target=self._loop, name=self._name, daemon=True).start()
+            StreamThread(target=self._loop, name=self._name, daemon=True).start()
 
     def end(self) -> None:
         """End the thread after what is queued."""
@@ -323,14 +336,15 @@ def wait_for_room(runner: Runner, limit: int, timeout: float | None, wait: Calla
     full = f"the queue of {runner!r} is full ({limit} submissions)"
     if frame is not None and frame.task is not None and frame.task.runs_on(runner):
         raise DeadlockError(f"{full} and only the task that submits here could drain it; use another stream")
-    if _on_event_loop():
+    if on_event_loop():
         raise QueueFullError(f"{full}; await an earlier task, or submit from a worker thread (asyncio.to_thread)")
     seconds = timeout_or_default(timeout)
     if not wait(seconds):
         raise WaitTimeoutError(f"{full} and got no room in {seconds:g} s; nothing was submitted")
 
 
-def _on_event_loop() -> bool:
+def on_event_loop() -> bool:
+    """Tell whether an event loop runs in the calling thread, which therefore must not block."""
     asyncio = sys.modules.get("asyncio")  # not imported: no loop runs
     if asyncio is None:
         return False

@@ -8,8 +8,9 @@ from typing import Any, final
 
 from tazza.core.completion import raise_copy, timeout_or_default
 from tazza.core.device import Device
+from tazza.core.pressure import Pressure
 from tazza.errors import DeviceLostError, ForkedError
-from tazza.hot import Account, Buffer, after_fork, generation, point, top
+from tazza.hot import Account, Buffer, ForeignBlock, after_fork, generation, point, top
 from tazza.hot.hooks import Operation, emit
 from tazza.spi import Driver
 
@@ -27,6 +28,11 @@ class DeviceRuntime:
         self.host_addressable = self.capabilities.host_addressable
         self.account = Account(device.name)
         self.pools: dict[str, Any] = {}
+        self.pressure = Pressure()
+        self.recording: Any = None
+        self.budgets: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.charges: dict[int, ForeignBlock] = {}  # what `Memory.charge` counted, by number
+        self.dropped_charges: list[int] = []  # numbers that finalisers left, for `holders.settle_charges`
         self._lanes: dict[str, Any] = {}
         self.courier: Any = None  # made by the first move of a result that has to pass through the host
         self._contexts: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -103,6 +109,11 @@ class DeviceRuntime:
         """The live contexts, at one moment."""
         with self.lock:
             return list(self._contexts)
+
+    def reserving(self) -> list[Any]:
+        """The budgets that hold a reserve, at one moment."""
+        with self.lock:
+            return [budget for budget in self.budgets if budget.account.reserve]
 
     def add_runner(self, runner: Any) -> None:
         """Know a runner until it is closed and idle."""

@@ -170,6 +170,11 @@ class Task(Waitable):
                     f"({what!r}); launch on another stream or wait outside the task"
                 )
 
+    @property
+    def depth(self) -> int:
+        """How many unfinished tasks it is inside of, itself counted. Internal."""
+        return sum(1 for _ in self._chain())
+
     def _chain(self) -> Iterable[Task]:
         """This task and those that it runs inside of, as far as they are not over: a frame may outlive its task."""
         task: Task | None = self

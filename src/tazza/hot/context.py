@@ -60,8 +60,15 @@ class ContextCore(Scope):
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Restore what was current before; closes nothing."""
+        """Restore what was current before; closes nothing.
+
+        A MemoryError of NumPy that a limit of the context caused becomes OutOfMemoryError, and other libraries' get the
+        context's account as a note.
+        """
+        del traceback  # whoever keeps an error that is raised below keeps this frame
         _pop(self)
+        if exc is not None and self.generation == process.generation:
+            self._explain(exc)
 
     def allocate(
         self,
@@ -133,6 +140,9 @@ class ContextCore(Scope):
         if inner is None:
             return make_frame(self, self, self.stream0, self.account, task, parent)
         return make_frame(self, self, inner.stream, inner.account, task, parent)
+
+    def _explain(self, error: BaseException) -> None:
+        """Say what is known of an exception that leaves the context; slow path, for subclasses."""
 
     def _refuse(self, action: str) -> None:
         """Raise why `action` cannot be done now, or return where it can after all; slow path, for subclasses."""

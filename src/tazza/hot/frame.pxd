@@ -19,6 +19,7 @@ cdef class Frame:
 
 cdef class Default:
     cdef public Frame frame
+    cdef _native.Entry first_entry
 
 
 cdef class Scope:
@@ -38,6 +39,7 @@ cpdef Frame top()
 cpdef current()
 @cython.locals(frame=Frame, fallback=Frame)
 cpdef Frame frame_of(object context)
+cdef set_first_entry(_native.Entry entry)
 cpdef _push(Frame frame)
 @cython.locals(frame=Frame)
 cpdef _pop(Scope scope)

@@ -22,13 +22,14 @@ class Operation(NamedTuple):
     """One thing that happened, or is about to be queued.
 
     Attributes:
-        kind: ``allocate``, ``free``, ``copy``, ``fill``, ``launch``, ``record``, ``wait`` or ``host_access``.
+        kind: ``allocate``, ``free``, ``copy``, ``fill``, ``launch``, ``record``, ``wait``, ``host_access`` or ``oom``.
         stream: the stream it belongs to, or None.
         label: the user's name for it, or None.
         nbytes: its size in bytes.
         reads: the buffers (or arrays) that it reads.
         writes: the buffers (or arrays) that it writes.
-        subject: the object that it is about: a Buffer, Task or Event; for ``free`` the block, as the Buffer is gone.
+        subject: the object that it is about: a Buffer, Task or Event; for ``free`` the block, as the Buffer is gone;
+            for ``oom`` the account; for NumPy's arrays a `ForeignBlock`.
 
     >>> Operation("fill", nbytes=64).kind
     'fill'

@@ -4,7 +4,8 @@ from tazza.hot.account cimport Account
 from tazza.hot.block cimport Block
 from tazza.hot.hooks cimport Point
 from tazza.hot.lane cimport Lane
-from tazza.hot.process cimport Process
+from tazza.hot cimport _native
+from tazza.hot.process cimport Process, wake
 
 
 @cython.final

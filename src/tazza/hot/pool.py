@@ -19,12 +19,13 @@ from collections import deque
 from typing import Any
 
 from tazza.errors import InternalError, OutOfMemoryError
+from tazza.hot import _native
 from tazza.hot._source import Source, Ticket
 from tazza.hot.account import Account
 from tazza.hot.block import Block
 from tazza.hot.hooks import Operation, emit, point
 from tazza.hot.lane import Lane
-from tazza.hot.process import locked, process
+from tazza.hot.process import locked, process, wake
 from tazza.memory.sizing import segment_nbytes, small_below, surplus
 
 __all__ = ["Pool", "Source", "Ticket"]
@@ -117,6 +118,8 @@ class Pool:
         else:
             block.next = self.given
             self.given = block
+        if process.waiters is not None:
+            wake()
 
     def drain(self) -> None:
         """Take back all that finalisers left and every block whose ticket is done; does not wait."""
@@ -128,12 +131,9 @@ class Pool:
             self._poll(True)
 
     def trim(self, keep: int = 0) -> int:
-        """Give unused segments back to the source while more than `keep` bytes are reserved.
+        """Give unused segments back to the source while more than `keep` bytes are reserved; returns their bytes.
 
         Lanes whose stream still has work queued keep theirs.
-
-        Returns:
-            Bytes given back.
         """
         if self.generation != process.generation:
             return 0
@@ -166,11 +166,11 @@ class Pool:
         with process.lock:
             return [block for block in list(self.blocks.values()) if block.live]
 
-    def pending_nbytes(self, account: Account | None = None) -> int:
-        """Return the bytes of blocks that were freed but are not reusable yet; of `account` only, where given."""
+    def waiting(self) -> list[Block]:
+        """Return the blocks that were freed but are not reusable yet: a stream, a heap or the source has a say."""
         with process.lock:
             self._settle()
-            return self._pending(account)
+            return [*self.slow, *(block for _, block in self.limbo)]
 
     def figures(self, account: Account) -> tuple[int, ...]:
         """Pending, live, peak, requested, allocations, blocks of `account`; live, reserved and peak of all: at once."""
@@ -180,12 +180,12 @@ class Pool:
             mine = account.live, account.peak, account.requested, account.allocations, account.blocks
             return (pending, *mine, self.live, self.reserved, self.reserved_peak)
 
-    def _pending(self, account: Account | None) -> int:
+    def _pending(self, account: Account) -> int:
         nbytes = 0  # added up without making an object, so that nothing interrupts compiled code
         for block in self.slow:
-            nbytes += block.nbytes * (account is None or block.account is account)
+            nbytes += block.nbytes * (block.account is account)
         for _, block in self.limbo:
-            nbytes += block.nbytes * (account is None or block.account is account)
+            nbytes += block.nbytes * (block.account is account)
         return nbytes
 
     # Steps that nothing interrupts ---------------------------------------------------------------------------------
@@ -218,6 +218,7 @@ class Pool:
             return None
         block.requested = requested
         block.account = account
+        block.thread = _native.thread_ident()
         block.live = True
         self.live += block.nbytes
         if self.live > self.live_peak:

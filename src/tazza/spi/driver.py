@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tazza.errors import UnsupportedError
-from tazza.spi.values import Address, Capabilities, CopyKind, DeviceInfo, Handle, MemoryInfo
+from tazza.spi.values import Address, Capabilities, CopyKind, DeviceInfo, Handle, MemoryInfo, MemoryUse
 
 __all__ = ["Driver"]
 
@@ -73,6 +73,15 @@ class Driver(abc.ABC):
     @abc.abstractmethod
     def memory_info(self, device: DeviceInfo) -> MemoryInfo:
         """Report free and total bytes."""
+
+    def memory_use(self, device: DeviceInfo) -> MemoryUse:
+        """Say who uses the memory; the default knows only how much is used."""
+        info = self.memory_info(device)
+        return MemoryUse(info.total, info.total - info.free)
+
+    def memory_resident(self, device: DeviceInfo, address: Address, nbytes: int) -> int:
+        """Count the bytes of a range that the device's memory really holds: on a host, pages that were touched."""
+        return nbytes
 
     @abc.abstractmethod
     def copy(

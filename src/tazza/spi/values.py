@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-__all__ = ["Address", "Capabilities", "CopyKind", "DeviceInfo", "Handle", "Level", "MemoryInfo"]
+__all__ = ["Address", "Capabilities", "CopyKind", "DeviceInfo", "Handle", "Level", "MemoryInfo", "MemoryUse"]
 
 Address = int
 """An address in a device's memory domain; only an integer, never dereferenced by the core."""
@@ -100,6 +100,22 @@ class Capabilities:
     dtypes: frozenset[str] = frozenset()
     array_libraries: tuple[str, ...] = ()
     array_allocations: str = "outside"
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """Who uses a device's memory, as far as its system tells.
+
+    Attributes:
+        total, used: bytes, of the device or of what binds this process more tightly; the parts below are of these.
+        process: bytes of `used` that this process holds, or None where that is not known.
+        parts: bytes under further headings, which do not overlap: ``file cache``, ``other processes``.
+    """
+
+    total: int
+    used: int
+    process: int | None = None
+    parts: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}), hash=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from tazza.drivers.cpu import host
+from tazza.drivers.cpu import host, usage
 from tazza.errors import ArgumentError, OutOfMemoryError
-from tazza.spi import Address, Capabilities, CopyKind, DeviceInfo, Driver, Handle, Level, MemoryInfo
+from tazza.spi import Address, Capabilities, CopyKind, DeviceInfo, Driver, Handle, Level, MemoryInfo, MemoryUse
 from tazza.util.hostmemory import HostMemory
 
 __all__ = ["CpuDriver", "create_driver"]
@@ -114,6 +114,12 @@ class CpuDriver(Driver):
 
     def memory_info(self, device: DeviceInfo) -> MemoryInfo:
         return MemoryInfo(*host.available_memory())
+
+    def memory_use(self, device: DeviceInfo) -> MemoryUse:
+        return usage.memory_use()
+
+    def memory_resident(self, device: DeviceInfo, address: Address, nbytes: int) -> int:
+        return usage.resident(address, nbytes)
 
     def copy(
         self, device: DeviceInfo, queue: Handle | None, dst: Address, src: Address, nbytes: int, kind: CopyKind

@@ -7,11 +7,21 @@ import platform
 import uuid
 from pathlib import Path
 
+from tazza.drivers.cpu.cgroups import cpu_quota, memory_groups, read
 from tazza.errors import ArgumentError
 
-__all__ = ["available_memory", "cpu_quota", "format_cores", "machine_uuid", "parse_cores", "title", "usable_cores"]
+__all__ = [
+    "available_memory",
+    "cpu_quota",
+    "format_cores",
+    "machine_memory",
+    "machine_uuid",
+    "parse_cores",
+    "title",
+    "usable_cores",
+]
 
-_CGROUP = Path("/sys/fs/cgroup")
+ROOT = Path("/")
 
 
 def usable_cores() -> tuple[int, ...]:
@@ -21,40 +31,37 @@ def usable_cores() -> tuple[int, ...]:
     return tuple(range(os.cpu_count() or 1))
 
 
-def cpu_quota() -> float | None:
-    """Processors' worth of time that the control group allows, or None without a limit."""
-    fields = (_read(_own_cgroup() / "cpu.max") or "").split()
-    if len(fields) == 2 and fields[0] != "max":
-        return int(fields[0]) / int(fields[1])
-    return None
-
-
-def available_memory() -> tuple[int, int]:
-    """Free and total bytes: the machine's, or the control group's where that is smaller."""
+def machine_memory(root: Path = ROOT) -> tuple[int, int]:
+    """Free and total bytes of the machine, whatever this process may have of them."""
     free = total = 0
-    for line in (_read(Path("/proc/meminfo")) or "").splitlines():
+    for line in (read(root / "proc/meminfo") or "").splitlines():
         if line.startswith("MemTotal:"):
             total = int(line.split()[1]) * 1024
         elif line.startswith("MemAvailable:"):
             free = int(line.split()[1]) * 1024
     if not total and hasattr(os, "sysconf"):
         total = free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit, used = _read(_own_cgroup() / "memory.max"), _read(_own_cgroup() / "memory.current")
-    if limit and used and limit.strip() != "max":
-        total = min(total, int(limit))
-        free = min(free, max(0, int(limit) - int(used)))
+    return free, total
+
+
+def available_memory(root: Path = ROOT) -> tuple[int, int]:
+    """Free and total bytes: the machine's, or those of the control group that leaves the least."""
+    free, total = machine_memory(root)
+    for group in memory_groups(root):
+        total = min(total, group.limit)
+        free = min(free, group.free)
     return free, total
 
 
 def machine_uuid() -> str:
     """An identity that is the same for every process on this machine until it is set up anew."""
-    seed = _read(Path("/etc/machine-id")) or platform.node()
+    seed = read(ROOT / "etc/machine-id") or platform.node()
     return str(uuid.uuid5(uuid.NAMESPACE_OID, "tazza.cpu." + seed.strip()))
 
 
 def title() -> str:
     """The processor's name for people."""
-    for line in (_read(Path("/proc/cpuinfo")) or "").splitlines():
+    for line in (read(ROOT / "proc/cpuinfo") or "").splitlines():
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
@@ -81,17 +88,3 @@ def parse_cores(text: str) -> tuple[int, ...]:
     except ValueError:
         raise ArgumentError.of("device", f"cpu:0[{text}]", "processors like cpu:0[0-3] or cpu:0[1,3]") from None
     return tuple(sorted(cores))
-
-
-def _own_cgroup() -> Path:
-    for line in (_read(Path("/proc/self/cgroup")) or "").splitlines():
-        if line.startswith("0::"):
-            return _CGROUP / line[3:].strip().lstrip("/")
-    return _CGROUP
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text()
-    except OSError:  # not this system, or hidden in this container: the caller has another source
-        return None

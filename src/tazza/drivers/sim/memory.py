@@ -42,7 +42,8 @@ class AddressSpace:
                     backend="sim",
                     call="memory_allocate",
                 )
-            cell = np.full(nbytes, _POISON, np.uint8)
+            # Not an array of NumPy's own making: that would count in the context on the host that is current here.
+            cell = np.frombuffer(bytearray([_POISON]) * nbytes, np.uint8)
             address = self._next
             self._next += -(-(nbytes + _GUARD) // _GUARD) * _GUARD
             self._starts.append(address)  # addresses only grow, so the list stays sorted
