@@ -150,7 +150,7 @@ def test_its_out_of_memory_errors_carry_the_account(ctx: tz.Context) -> None:
         with pytest.raises(RuntimeError, match="can't allocate memory") as caught, scope:
             torch.empty(1 << 50)
         (note,) = caught.value.__notes__
-        assert "weights 4 KiB" in note
+        assert "weights 4.0 KiB" in note
     held.close()
 
 
