@@ -15,6 +15,7 @@ import pytest
 import tazza as tz
 from tazza import config, errors
 from tazza.cli.exits import ExitCode
+from tazza.hot import COMPILED
 from tazza.testing import simulate
 from tests.interop import need
 
@@ -47,7 +48,8 @@ WITH_PYTHON = [
 def test_snippets_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The snippets of a page run in order, in one namespace, and leave no context behind.
 
-    A comment ``# prints: text`` after a snippet's last line pins what the whole snippet prints.
+    A comment ``# prints: text`` after a snippet's last line pins what the whole snippet prints; one with
+    ``# needs: the compiled part`` is left out where there is none.
     """
     for library in libraries(page):
         need(library)
@@ -55,6 +57,8 @@ def test_snippets_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     names: dict[str, object] = {"__name__": "snippet"}
     with simulate(devices=2):  # whatever an earlier test did to the simulated devices
         for line, source in blocks(page, "python"):
+            if "# needs: the compiled part" in source and not COMPILED:
+                continue
             output = io.StringIO()
             with contextlib.redirect_stdout(output):
                 exec(compile("\n" * (line - 1) + source, str(page), "exec"), names)

@@ -10,6 +10,7 @@
 from tazza import errors as errors
 from tazza._version import __version__ as __version__
 from tazza.contexts.cpu import CPUContext as CPUContext
+from tazza.core.borrow import borrow as borrow
 from tazza.core.budget import Budget as Budget
 from tazza.core.charge import Charge as Charge
 from tazza.core.context import Context as Context
@@ -25,6 +26,9 @@ from tazza.core.event import EventStatus as EventStatus
 from tazza.core.event import HostEvent as HostEvent
 from tazza.core.generator import Generator as Generator
 from tazza.core.health import Health as Health
+from tazza.core.hostmemory import PinnedMemory as PinnedMemory
+from tazza.core.hostmemory import SharedMemory as SharedMemory
+from tazza.core.hostmemory import SharedSpec as SharedSpec
 from tazza.core.kernel import kernel as kernel
 from tazza.core.memory import Memory as Memory
 from tazza.core.opening import context as context
@@ -63,13 +67,17 @@ __all__ = [
     "MemorySnapshot",
     "MemoryStats",
     "OutOfMemoryError",
+    "PinnedMemory",
     "Recording",
+    "SharedMemory",
+    "SharedSpec",
     "Spec",
     "State",
     "Stream",
     "Task",
     "__version__",
     "backends",
+    "borrow",
     "carry",
     "context",
     "context_of",

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from tazza import __version__
-from tazza.cli import bench, demo, devices
+from tazza.cli import bench, demo, devices, doctor
 from tazza.cli.exits import ExitCode, describe, exit_code
 from tazza.cli.output import show_json
 
@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, module, summary in (
         ("devices", devices, "list every backend and its devices, or why it cannot be used"),
+        ("doctor", doctor, "say which libraries there are, whether they fit together, and what to do"),
         ("demo", demo, "train a small network on real handwritten digits"),
         ("bench", bench, "time an operation on each device, and the way there and back"),
     ):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, final
 
 from tazza.core.budget import Budget
 from tazza.core.charge import Charge, checked_label
 from tazza.core.completion import timeout_or_default
-from tazza.core.pool import MemoryPool
+from tazza.core.hostmemory import PinnedMemory, SharedMemory
+from tazza.core.pool import MemoryPool, host_lane
 from tazza.core.pressure import Handler, Pressure
 from tazza.core.recording import Recording
 from tazza.core.snapshot import MemorySnapshot, RecordedBlock
@@ -46,6 +48,16 @@ class Memory:
     def pool(self) -> str:
         """The kind of the pool: ``"caching"`` or ``"direct"``."""
         return self._pool.kind
+
+    @property
+    def pinned(self) -> PinnedMemory:
+        """Page-locked host memory, in a pool of its own beside this one."""
+        return PinnedMemory(self._context(), partial(host_lane, self._pool.runtime, "pinned"))
+
+    @property
+    def shared(self) -> SharedMemory:
+        """Host memory that other processes map by name."""
+        return SharedMemory(self._context(), partial(host_lane, self._pool.runtime, "shared"))
 
     @property
     def limit(self) -> int | None:

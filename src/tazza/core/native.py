@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import collections
 import threading
+from collections.abc import Callable
 from typing import final
 
-from tazza.core.event import Placement, Waitable
+from tazza.core.event import Event, Placement, Waitable
 from tazza.core.failures import Failures
 from tazza.core.runner import SLICE, Fifo, Runner, wait_for_room
 from tazza.core.runtime import DeviceRuntime
 from tazza.core.submission import Record, Submission
 from tazza.errors import BackendError
-from tazza.hot import Lane
+from tazza.hot import Buffer, Lane
 from tazza.spi import Handle
 
 __all__ = ["NativeRunner"]
@@ -187,6 +188,11 @@ class NativeRunner(Runner):
         with self._lock:
             self._advance()  # always: relief asks in order to have what is over let go of
             return self._reached >= number
+
+    def letting_go(self, wanted: Callable[[Buffer], bool]) -> Event | None:
+        with self._lock:
+            held = [held for _, _, holds in self._markers for held in holds if isinstance(held, Buffer)]
+        return self.mark() if any(map(wanted, held)) else None
 
     def confirm(self, number: int) -> None:
         # Markers go by their own events: one that a preparation left may have a lower number and be later in the queue.

@@ -29,7 +29,7 @@ from tazza.errors import (
     QueueFullError,
     WaitTimeoutError,
 )
-from tazza.hot import Lane, top
+from tazza.hot import Buffer, Lane, top
 from tazza.util.report import report
 
 __all__ = [
@@ -118,6 +118,19 @@ class Runner(abc.ABC):
     def is_idle(self) -> bool:
         """Whether everything submitted so far is over. Does not block."""
         return self.reached(self.submitted) or self.mark().is_done
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is closed and its work is done; then nobody asks it any more, and it lets go of what it held."""
+        if not (self.closed and self.mark().is_done):
+            return False
+        if self.runtime.lost() is None:
+            self.reached(0)
+        return True
+
+    def letting_go(self, wanted: Callable[[Buffer], bool]) -> Event | None:
+        """An event after which none of the wanted buffers is held for queued work; None where none is."""
+        return None
 
     def confirm(self, number: int) -> None:  # noqa: B027  a host thread counts for itself what it has run
         """Take note that everything up to `number` is over: somebody has seen an event there."""

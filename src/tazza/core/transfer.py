@@ -46,6 +46,7 @@ class _Side:
 
     def __init__(self, value: object, *, argument: str, write: bool) -> None:
         if isinstance(value, Buffer):
+            value._check()  # the memory of a closed one may be another's, or nobody's
             self.buffer: Buffer | None = value
             self.domain = value.device.memory_domain
             self.address, self.nbytes = value.address, value.nbytes
