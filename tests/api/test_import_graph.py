@@ -32,7 +32,7 @@ CORE = (
     *("admission", "budget", "charge", "recording", "survey", "memory"),
     "generator",
     *("arraylib", "task", "kernel", "arguments", "transfer", "placer", "statefile", "states", "progress"),
-    *("gate", "health", "scope", "shortage", "spec", "context", "opening", "current"),
+    *("gate", "health", "scope", "shortage", "binding", "spec", "context", "opening", "current"),
     *("dlpack", "foreign", "loan", "borrow", "timeline", "tracefile", "trace", "shutdown"),
 )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -24,7 +23,7 @@ def replace_file(path: str | os.PathLike[str], pieces: Iterable[bytes | memoryvi
         OSError: the directory does not exist or cannot be written to; the old file is untouched.
     """
     destination = Path(path).resolve()
-    temporary = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.tmp")
+    temporary = destination.with_name(f".{destination.name}.{os.urandom(4).hex()}.tmp")
     try:
         with temporary.open("xb") as file:
             file.writelines(pieces)

@@ -63,7 +63,7 @@ class CpuDriver(Driver):
             split=len(device.cores) > 1,
             pinned=pages.AVAILABLE,
             dtypes=frozenset(_DTYPES),
-            array_libraries=("numpy",),
+            array_libraries=("numpy", "torch"),
             array_allocations="hooked",
         )
 
