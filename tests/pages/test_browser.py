@@ -178,11 +178,11 @@ def test_keys_reach_and_leave_the_search(browser: Browser, tmp_path: Path, made:
 
 def test_hostile_texts_stay_text_everywhere(browser: Browser, tmp_path: Path, made: Made) -> None:
     events = tuple(
-        replace(event, owner=(HOSTILE, HOSTILE), library=HOSTILE, site=(HOSTILE,)) for event in made.snapshot.events
+        event._replace(owner=(HOSTILE, HOSTILE), library=HOSTILE, site=(HOSTILE,)) for event in made.snapshot.events
     )
-    headings = tuple(replace(heading, name=HOSTILE, note=HOSTILE) for heading in made.snapshot.headings)
-    holdings = tuple(replace(holding, owner=(HOSTILE,), library=HOSTILE) for holding in made.snapshot.holdings)
-    segments = tuple(replace(segment, pool=HOSTILE) for segment in made.snapshot.segments)
+    headings = tuple(heading._replace(name=HOSTILE, note=HOSTILE) for heading in made.snapshot.headings)
+    holdings = tuple(holding._replace(owner=(HOSTILE,), library=HOSTILE) for holding in made.snapshot.holdings)
+    segments = tuple(segment._replace(pool=HOSTILE) for segment in made.snapshot.segments)
     about: dict[str, Any] = {"events": events, "headings": headings, "holdings": holdings, "segments": segments}
     show(browser, tmp_path, replace(made.snapshot, device=HOSTILE, **about))
     find(browser, HOSTILE)
@@ -209,7 +209,7 @@ def test_an_empty_snapshot_says_so(browser: Browser, tmp_path: Path) -> None:
 
 def test_lost_events_and_addresses_beyond_exact_numbers(browser: Browser, tmp_path: Path, made: Made) -> None:
     high = (1 << 64) - 4096
-    blocks = (*made.snapshot.blocks, replace(made.snapshot.blocks[0], address=high, label="high"))
+    blocks = (*made.snapshot.blocks, made.snapshot.blocks[0]._replace(address=high, label="high"))
     show(browser, tmp_path, replace(made.snapshot, blocks=blocks, events=made.snapshot.events[1000:], events_lost=1000))
     clean(browser)
     assert "1,000 events were lost" in texts(browser, "#timeline p")[0]
@@ -300,7 +300,7 @@ def make_report(folder: Path, *, leaks: bool, label: str = "step") -> Path:
         timeline=timeline,
         stats=MemoryStats(live=64, peak=1 << 20),
         snapshot=snapshot,
-        leaks=tuple(replace(block, label=HOSTILE) for block in snapshot.blocks) if leaks else (),
+        leaks=tuple(block._replace(label=HOSTILE) for block in snapshot.blocks) if leaks else (),
         health="ok",
     )
     report.write(folder / "report.html")
