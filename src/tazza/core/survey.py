@@ -33,6 +33,7 @@ def survey(runtime: DeviceRuntime) -> MemorySnapshot:
     use = runtime.driver.memory_use(runtime.info)
     segments = tuple(segment for pool in pools for segment in _segments(pool))
     foreign = [block for other in sharing for block in foreign_blocks(other)]
+    balances = _balances(sharing, foreign)  # now: other threads go on while the rest is worked out
     recording = runtime.recording
     events, lost = recording.events() if recording is not None else ((), 0)
     arrays = tuple(sorted((_recorded_foreign(runtime, block) for block in foreign), key=lambda one: one.address))
@@ -44,7 +45,7 @@ def survey(runtime: DeviceRuntime) -> MemorySnapshot:
         used=use.used,
         headings=(*headings, Heading("unexplained", use.used - sum(heading.nbytes for heading in headings))),
         holdings=_holdings((*(block for segment in segments for block in segment.blocks), *arrays)),
-        balances=_balances(sharing, foreign),
+        balances=balances,
         segments=segments,
         blocks=arrays,
         largest_placeable=max((_largest_gap(segment) for segment in segments), default=0),
