@@ -33,12 +33,16 @@ def main() -> None:
 def extensions() -> list[Extension]:
     """Translate every public module of the hot package to C; an empty list where that is not possible."""
     try:
+        import numpy
         from Cython.Build import cythonize
         from Cython.Compiler.Errors import CompileError
     except ImportError as error:
         return give_up(error)
     sources = sorted(p for p in (*HOT.glob("*.py"), *HOT.glob("*.pyx")) if not p.name.startswith("_"))
-    modules = [Extension(f"tazza.hot.{p.stem}", [p.as_posix()], extra_compile_args=flags()) for p in sources]
+    modules = [
+        Extension(f"tazza.hot.{p.stem}", [p.as_posix()], include_dirs=[numpy.get_include()], extra_compile_args=flags())
+        for p in sources
+    ]
     try:
         return (
             cythonize(modules, build_dir="build/cython", include_path=["src"], language_level="3", quiet=True)

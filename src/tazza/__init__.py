@@ -10,6 +10,9 @@
 from tazza import errors as errors
 from tazza._version import __version__ as __version__
 from tazza.contexts.cpu import CPUContext as CPUContext
+from tazza.core.borrow import borrow as borrow
+from tazza.core.budget import Budget as Budget
+from tazza.core.charge import Charge as Charge
 from tazza.core.context import Context as Context
 from tazza.core.current import carry as carry
 from tazza.core.current import context_of as context_of
@@ -23,10 +26,13 @@ from tazza.core.event import EventStatus as EventStatus
 from tazza.core.event import HostEvent as HostEvent
 from tazza.core.generator import Generator as Generator
 from tazza.core.health import Health as Health
+from tazza.core.hostmemory import PinnedMemory as PinnedMemory
+from tazza.core.hostmemory import SharedMemory as SharedMemory
+from tazza.core.hostmemory import SharedSpec as SharedSpec
 from tazza.core.kernel import kernel as kernel
+from tazza.core.memory import Memory as Memory
 from tazza.core.opening import context as context
 from tazza.core.opening import open as open
-from tazza.core.pool import Memory as Memory
 from tazza.core.progress import track as track
 from tazza.core.registry import BackendStatus as BackendStatus
 from tazza.core.registry import backends as backends
@@ -37,6 +43,7 @@ from tazza.core.states import State as State
 from tazza.core.stream import Stream as Stream
 from tazza.core.task import Task as Task
 from tazza.core.task import wait as wait
+from tazza.core.trace import trace as trace
 from tazza.errors import OutOfMemoryError as OutOfMemoryError
 from tazza.hot import Buffer as Buffer
 from tazza.memory.stats import MemoryStats as MemoryStats
@@ -44,8 +51,10 @@ from tazza.util.threads import limit_threads as limit_threads
 
 __all__ = [
     "BackendStatus",
+    "Budget",
     "Buffer",
     "CPUContext",
+    "Charge",
     "Context",
     "Device",
     "Event",
@@ -56,12 +65,16 @@ __all__ = [
     "Memory",
     "MemoryStats",
     "OutOfMemoryError",
+    "PinnedMemory",
+    "SharedMemory",
+    "SharedSpec",
     "Spec",
     "State",
     "Stream",
     "Task",
     "__version__",
     "backends",
+    "borrow",
     "carry",
     "context",
     "context_of",
@@ -73,6 +86,7 @@ __all__ = [
     "limit_threads",
     "open",
     "register_backend",
+    "trace",
     "track",
     "use",
     "wait",

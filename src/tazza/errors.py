@@ -14,12 +14,14 @@
     │   └── ForkedError                           the object belongs to the process before a fork
     ├── BackendUnavailableError (ImportError)     the backend cannot be used here, with reason and hint
     ├── UnsupportedError (NotImplementedError)    this device cannot do that; names what can
+    │   └── ExportError (BufferError)             memory cannot be handed out in the way that was asked for
     ├── WaitTimeoutError (TimeoutError)           a wait ended by its timeout; nothing was cancelled
     ├── TaskError                                 what became of a task
     │   ├── CancelledTaskError                    the task was cancelled before it started
     │   ├── UpstreamError                         a task that this one needs failed or was cancelled
     │   └── EscapedViewError                      a launched function kept a view of device memory
     ├── CheckpointError (ValueError)              a state file is damaged, foreign or does not fit
+    ├── SharedMemoryError (ValueError)            a shared segment is gone, damaged, foreign or does not fit
     ├── BackendError (RuntimeError)               the world's failure: driver, library, device
     │   ├── OutOfMemoryError (MemoryError)        no memory within the limits; names the largest holders
     │   └── DeviceLostError                       sticky: every later call on the device fails
@@ -47,12 +49,14 @@ __all__ = [
     "DeadlockError",
     "DeviceLostError",
     "EscapedViewError",
+    "ExportError",
     "ForkedError",
     "InternalError",
     "LeakWarning",
     "NoCurrentContextError",
     "OutOfMemoryError",
     "QueueFullError",
+    "SharedMemoryError",
     "TaskError",
     "TazzaError",
     "UnsupportedError",
@@ -129,6 +133,10 @@ class UnsupportedError(TazzaError, NotImplementedError):
     """The device or backend does not have this ability; the message names what to use instead."""
 
 
+class ExportError(UnsupportedError, BufferError):
+    """A buffer cannot be handed to another library in the way that it asks for; the message names what can."""
+
+
 class WaitTimeoutError(TazzaError, TimeoutError):
     """A wait ended by its timeout. What was waited for goes on and nothing was cancelled."""
 
@@ -163,6 +171,10 @@ class EscapedViewError(TaskError):
 
 class CheckpointError(TazzaError, ValueError):
     """A state file is damaged, was written by something else, or does not fit this context."""
+
+
+class SharedMemoryError(TazzaError, ValueError):
+    """A shared segment is gone with its creator, was made by something else, is damaged, or does not fit."""
 
 
 class BackendError(TazzaError, RuntimeError):
@@ -213,6 +225,7 @@ class OutOfMemoryError(BackendError, MemoryError):
         limit: the limit that was met in bytes, or None where the device itself was full.
         live: bytes live and pending under that limit.
         holders: the largest holders as ``(label, bytes, blocks)``, largest first.
+        site: where the memory was asked for, ``"file:line function"`` of each frame outside of tazza, innermost first.
     """
 
     def __init__(
@@ -223,14 +236,21 @@ class OutOfMemoryError(BackendError, MemoryError):
         limit: int | None = None,
         live: int = 0,
         holders: tuple[tuple[str, int, int], ...] = (),
+        site: tuple[str, ...] = (),
         **fields: Any,
     ) -> None:
         self.requested, self.limit, self.live, self.holders = requested, limit, live, tuple(holders)
+        self.site = tuple(site)
         super().__init__(message, **fields)
 
     def _fields(self) -> dict[str, Any]:
-        own = {"requested": self.requested, "limit": self.limit, "live": self.live, "holders": self.holders}
-        return own | super()._fields()
+        return {
+            "requested": self.requested,
+            "limit": self.limit,
+            "live": self.live,
+            "holders": self.holders,
+            "site": self.site,
+        } | super()._fields()
 
 
 class DeviceLostError(BackendError):

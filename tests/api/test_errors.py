@@ -50,7 +50,13 @@ def samples() -> list[Exception]:
         "UpstreamError": errors.UpstreamError("load failed", ValueError("bad chunk")),
         "BackendError": errors.BackendError("broke", **backend),  # type: ignore[arg-type]
         "OutOfMemoryError": errors.OutOfMemoryError(
-            "full", requested=9, limit=8, live=7, holders=(("a", 7, 1),), **backend
+            "full",
+            requested=9,
+            limit=8,
+            live=7,
+            holders=(("a", 7, 1),),
+            site=("a.py:1 f",),
+            **backend,
         ),
         "DeviceLostError": errors.DeviceLostError("gone", in_flight=("conv", "copy"), **backend),
     }

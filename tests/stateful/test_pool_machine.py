@@ -157,7 +157,7 @@ class PoolMachine(RuleBasedStateMachine):
         assert self.top.allocations == self.allocated
         assert self.pool.live == self.top.live
         assert self.pool.reserved == sum(self.source.held.values()) >= self.pool.live
-        assert self.pool.pending_nbytes() == sum(g.nbytes for g in self.given)
+        assert sum(block.nbytes for block in self.pool.waiting()) == sum(g.nbytes for g in self.given)
 
     def check_order(self, block: Block, stream: FakeStream) -> None:
         """Memory that its home stream may still use goes to that stream only, with the event to wait for elsewhere."""

@@ -45,8 +45,7 @@ def test_memory_used_on_another_stream_waits_for_it_and_counts_as_live() -> None
     again = context.allocate(1000)
     assert again.address != address
     assert context.account.live == 2048
-    assert pool.pending_nbytes(context.account) == 1024
-    assert pool.pending_nbytes(Account("else")) == 0
+    assert [(block.nbytes, block.account) for block in pool.waiting()] == [(1024, context.account)]
     other.finish()
     pool.drain()
     assert context.account.live == 1024
@@ -235,7 +234,7 @@ def test_a_ticket_that_raises_loses_nothing() -> None:
     del buffer
     with pytest.raises(RuntimeError, match="device lost"):
         pool.drain()
-    assert pool.pending_nbytes() == 64
+    assert [block.nbytes for block in pool.waiting()] == [64]
     source.retire = retire  # type: ignore[method-assign]
     other.finish()
     pool.drain()

@@ -59,8 +59,9 @@ class open:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            self._context.__exit__(exc_type, exc, traceback)
+            self._context.__exit__(exc_type, exc, None)
         finally:
+            del traceback  # whoever keeps an error that is raised here keeps this frame
             self._close(exc)
 
     def _close(self, exc: BaseException | None) -> None:

@@ -1,27 +1,34 @@
-"""Memory of one device: the pool's source over a driver, the order of relief, and what ``ctx.memory`` offers."""
+"""Memory of one device: the pool's source over a driver, and the order of relief."""
 
 from __future__ import annotations
 
 import gc
 import threading
 from collections.abc import Callable
-from typing import Any, final
+from typing import Any, NamedTuple, cast, final
 
+from tazza.core.adapter import adapters
 from tazza.core.completion import now_ns
-from tazza.errors import ArgumentError, DeadlockError, ForkedError, OutOfMemoryError, WaitTimeoutError
-from tazza.hot import Account, Block, Lane, Pool
+from tazza.core.holders import charged_blocks, holders_of, is_charged, settle_charges
+from tazza.core.patience import wait_for_room
+from tazza.core.runner import on_event_loop
+from tazza.core.supply import supply_of
+from tazza.errors import ArgumentError, CleanupWarning, DeadlockError, OutOfMemoryError, WaitTimeoutError
+from tazza.hot import Account, Block, Lane, Operation, Pool, emit, point
 from tazza.hot.process import process
-from tazza.memory.stats import MemoryStats
-from tazza.util.text import parse_nbytes
+from tazza.util.report import report
+from tazza.util.sites import capture, written
 
-__all__ = ["POOL_KINDS", "Memory", "MemoryPool"]
+__all__ = ["POOL_KINDS", "MemoryPool", "host_lane", "pool_of"]
 
 POOL_KINDS = ("caching", "direct")
 """The pools that tazza implements itself; every device has them."""
 
+_HOST_KINDS = ("pinned", "shared")  # beside them, made on demand
+
 _RELIEF_TIMEOUT = 5.0  # seconds that relief waits for streams before it goes on to the next step
+_SHORT_WAIT = 0.1  # seconds that a waiting allocation leaves others to themselves
 _HOLDERS = 5
-_Relief = Callable[[Account | None], None]
 
 
 @final
@@ -31,7 +38,10 @@ class MemoryPool:
     Args:
         runtime: the device runtime; its ``driver``, ``info``, ``capabilities``, ``name``, ``pools``, ``runners()``,
             ``lost()`` and ``reclaim()`` are used.
-        kind: ``"caching"`` or ``"direct"``.
+        kind: ``"caching"`` or ``"direct"`` for the device's own memory, ``"pinned"`` or ``"shared"`` for the host's.
+
+    Attributes:
+        supply: where the bytes come from.
 
     >>> import tazza as tz
     >>> with tz.open("cpu", pool="direct") as ctx:
@@ -40,22 +50,31 @@ class MemoryPool:
     """
 
     def __init__(self, runtime: Any, kind: str) -> None:
-        if kind not in POOL_KINDS:
+        if kind not in POOL_KINDS + _HOST_KINDS:
             raise ArgumentError.of("pool", kind, f"one of {', '.join(POOL_KINDS)}")
         self.runtime = runtime
         self.kind = kind
-        self.pool = Pool(
-            self, cached=kind == "caching", alignment=max(64, runtime.capabilities.alignment), owner=runtime
-        )
+        self.supply = supply = supply_of(runtime, kind)
+        self.pool = Pool(self, cached=supply.cached, alignment=supply.alignment, owner=supply.owner, exact=supply.exact)
         self._relieving: set[int] = set()
-        # User handlers and budgets plug in here; every step may run any code, none runs under a lock. A limit is only
-        # relieved by what is charged under it: no cache of the device is.
-        self._limit_relief: tuple[_Relief, ...] = (self._relieve_pending, _collect)
-        self._device_relief: tuple[_Relief, ...] = (
-            self._relieve_pending,
-            self._relieve_own,
-            self._relieve_others,
-            _collect,
+        self._deadlines: dict[int, int] = {}  # when the wait of a thread ends, in the nanoseconds of `now_ns`
+        # Every step may run any code, none runs under a lock. A limit is only relieved by what is charged under it: no
+        # cache of the device is. Where waiting is allowed, a short wait comes before users and the collector are
+        # troubled, and the rest of it last.
+        self._limit_relief: tuple[_Step, ...] = (
+            _Step("pending", self._relieve_pending),
+            _Step("short wait", self._wait_briefly),
+            _Step("handlers", self._ask_handlers),
+            _Step("gc", self._collect),
+            _Step("wait", self._wait),
+        )
+        self._device_relief: tuple[_Step, ...] = (
+            _Step("pending", self._relieve_pending),
+            _Step("own cache", self._relieve_own),
+            _Step("other caches", self._relieve_others),
+            _Step("foreign caches", self._relieve_foreign),
+            _Step("handlers", self._ask_handlers),
+            _Step("gc", self._collect),
         )
 
     def __repr__(self) -> str:
@@ -64,18 +83,18 @@ class MemoryPool:
     # Source --------------------------------------------------------------------------------------------------------
 
     def reserve(self, nbytes: int) -> int:
-        """Return the address of `nbytes` fresh bytes of the device."""
-        return int(self.runtime.driver.memory_allocate(self.runtime.info, nbytes))
+        """Return the address of `nbytes` fresh bytes."""
+        return self.supply.reserve(nbytes)
 
     def release(self, address: int, nbytes: int) -> None:
-        """Give a reservation back to the driver."""
-        self.runtime.driver.memory_free(self.runtime.info, address)
+        """Give a reservation back."""
+        self.supply.release(address)
 
     def retire(self, block: Block) -> _AllDone | None:
         """Record an event on every stream that still uses the block; the home stream's too where it leaves the pool."""
-        if self.runtime.lost() is not None:
-            return None
-        events = [runner.mark() for runner, number in block.users or () if not runner.reached(number)]
+        # Streams of any device may use memory of the host. Nothing runs on a lost one, and it tells nothing.
+        users = [use for use in block.users or () if use[0].runtime.lost() is None]
+        events = [runner.mark() for runner, number in users if not runner.reached(number)]
         if block.island:
             home = self.quiescent(block.lane)
             if home is not None:
@@ -103,27 +122,46 @@ class MemoryPool:
         """Work down the order of relief, one step an attempt; the last step is followed by one retry."""
         steps = self._device_relief if refused is None else self._limit_relief
         me = threading.get_ident()
-        if attempt >= len(steps) or me in self._relieving:
+        if me in self._relieving:  # a handler or a finaliser that allocates: it gets no relief of its own
             return False
+        if attempt == 0:
+            self._deadlines.pop(me, None)
+        if attempt >= len(steps):  # what came back was taken by somebody else: wait on, as long as there is time
+            return self._wait(refused, nbytes)
+        import logging  # late: it costs as much as a third of the core
+
+        logger = logging.getLogger("tazza.memory")
         self._relieving.add(me)
         try:
-            steps[attempt](refused)
+            logger.debug("%s: %d bytes wanted, relief: %s", self.runtime.name, nbytes, steps[attempt].name)
+            steps[attempt].act(refused, nbytes)
         finally:
             self._relieving.discard(me)
         return True
 
+    def closed(self, block: Block) -> None:
+        """Take back costly memory at once: the next allocation of its kind may be long in coming."""
+        self.supply.closed(block.address)
+        self.pool.drain()
+
     def exhausted(self, requested: int, refused: Account | None, account: Account) -> OutOfMemoryError:
         """Describe who holds the memory, and what to do."""
         account.ooms += 1
+        if point.listeners is not None:
+            emit(Operation("oom", nbytes=requested, subject=account))
         holders = self.holders(_HOLDERS, refused)
         if refused is not None:
             limit, live = refused.limit, refused.live
             problem = f"{refused.name} holds {live} bytes of its limit of {limit}"
-            advice = "raise the limit (ctx.memory.limit), or drop some of what it holds"
+            if refused.patience:
+                problem += f", and waiting for up to {refused.patience:g} s did not help"
+            advice = "raise the limit, or drop some of what it holds"
+            if refused.patience and on_event_loop():
+                advice += "; on an event loop's thread use `async with` and a reserve, or asyncio.to_thread"
         else:
             limit, live = None, self.pool.live
             problem = f"{self.runtime.name} has no room left for {account.name}; its pool holds {live} bytes live"
-            advice = "use smaller batches, drop some of what is held, or another device"
+            advice = self.supply.advice
         largest = ", ".join(f"{label} {nbytes} bytes in {blocks} block(s)" for label, nbytes, blocks in holders)
         return OutOfMemoryError(
             f"no room for {requested} bytes: {problem}. Largest holders: {largest or 'none'}",
@@ -131,6 +169,7 @@ class MemoryPool:
             limit=limit,
             live=live,
             holders=holders,
+            site=written(capture()),
             backend=self.runtime.info.backend,
             hint=advice,
         )
@@ -144,16 +183,7 @@ class MemoryPool:
             count: how many at most.
             account: only what is charged to it or below it; None for all.
         """
-        totals: dict[str, tuple[int, int]] = {}
-        for block in self.pool.live_blocks():
-            owner = block.account
-            if owner is None or not _charges(block, account):
-                continue
-            label = block.label or f"{owner.name} (unlabelled)"
-            nbytes, blocks = totals.get(label, (0, 0))
-            totals[label] = nbytes + block.nbytes, blocks + 1
-        ranked = sorted(totals.items(), key=lambda item: (-item[1][0], item[0]))
-        return tuple((label, nbytes, blocks) for label, (nbytes, blocks) in ranked[:count])
+        return holders_of(charged_blocks(self.runtime, account), count)
 
     def idle_nbytes(self) -> int:
         """Return the bytes of segments of which nothing is live, stacked blocks put back first."""
@@ -162,125 +192,103 @@ class MemoryPool:
                 lane.unstack()
             return sum(lane.idle_nbytes() for lane in self.pool.lanes)
 
+    def charge(self, account: Account, nbytes: int) -> None:
+        """Count bytes that lie in no pool, with the same relief as an allocation.
+
+        Raises:
+            OutOfMemoryError: a limit refuses them after all relief.
+        """
+        attempt = 0
+        while (refused := account.charge(nbytes, nbytes)) is not None:
+            if not self.relieve(nbytes, refused, attempt):
+                raise self.exhausted(nbytes, refused, account)
+            attempt += 1
+
     # Relief --------------------------------------------------------------------------------------------------------
 
-    def _relieve_pending(self, refused: Account | None) -> None:
+    def drain(self) -> None:
+        """Take back everything that finalisers left and streams are done with; does not wait."""
+        settle_charges(self.runtime)
+        for pool in list(self.runtime.pools.values()):
+            pool.pool.drain()
+
+    def _take_back(self) -> None:
+        for runner in self.runtime.runners():
+            runner.reached(0)
+        self.drain()
+
+    def _relieve_pending(self, refused: Account | None, nbytes: int) -> None:
+        patient = refused is not None and refused.patience > 0  # then waiting is a step of its own
         for runner in self.runtime.runners():
             runner.reached(0)  # makes it drop what finished work held
-        self.pool.drain()
-        _settle([ticket for ticket, block in list(self.pool.limbo) if _charges(block, refused)])
-        self.pool.drain()
+            last = None if patient else runner.letting_go(lambda held: is_charged(held.block, refused))
+            if last is not None:
+                _settle([_AllDone([last])])
+                runner.reached(0)
+        self.drain()
+        if not patient:
+            pools = [other.pool for other in list(self.runtime.pools.values())]
+            _settle([ticket for pool in pools for ticket, block in list(pool.limbo) if is_charged(block, refused)])
+        self.drain()
 
-    def _relieve_own(self, refused: Account | None) -> None:
+    def _relieve_own(self, refused: Account | None, nbytes: int) -> None:
         tickets = [self.quiescent(lane) for lane in list(self.pool.lanes)]
         _settle([_AllDone([ticket]) for ticket in tickets if ticket is not None])
         self.pool.trim()
 
-    def _relieve_others(self, refused: Account | None) -> None:
+    def _relieve_others(self, refused: Account | None, nbytes: int) -> None:
         for other in list(self.runtime.pools.values()):
             if other is not self:
-                other._relieve_pending(None)
-                other._relieve_own(None)
+                other._relieve_pending(None, nbytes)
+                other._relieve_own(None, nbytes)
         self.runtime.reclaim()
 
+    def _relieve_foreign(self, refused: Account | None, nbytes: int) -> None:
+        for adapter in adapters():
+            try:
+                adapter.trim(self.runtime.device)
+            except Exception as error:  # another library's failure: relief goes on with what is left
+                report(f"{adapter.name} could not give memory back", CleanupWarning, error=error)
 
-@final
-class Memory:
-    """What a context holds: ``ctx.memory``.
+    def _ask_handlers(self, refused: Account | None, nbytes: int) -> None:
+        def is_enough() -> bool:
+            if refused is not None:
+                self.drain()
+                return refused.refuses(nbytes) is None
+            self._regain(nbytes)
+            return self.supply.has_room(nbytes)
 
-    >>> import tazza as tz
-    >>> with tz.open("cpu", memory_limit="1MiB") as ctx:
-    ...     buffer = ctx.allocate(1000, label="weights")
-    ...     ctx.memory.stats().live, ctx.memory.limit, ctx.memory.holders()
-    (1024, 1048576, (('weights', 1024, 1),))
-    """
+        self.runtime.pressure.relieve(nbytes, refused, is_enough)
 
-    def __init__(self, pool: MemoryPool, account: Account) -> None:
-        self._pool = pool
-        self._account = account
+    def _collect(self, refused: Account | None, nbytes: int) -> None:
+        gc.collect()
+        if refused is None:
+            self._regain(nbytes)
 
-    def __repr__(self) -> str:
-        return f"<Memory of {self._account.name}: {self._account!r} in the {self.pool} pool>"
+    def _regain(self, nbytes: int) -> None:
+        """Give the device what was freed into the pools meanwhile."""
+        self._relieve_pending(None, nbytes)
+        self._relieve_own(None, nbytes)
+        self._relieve_others(None, nbytes)
 
-    @property
-    def pool(self) -> str:
-        """The kind of the pool: ``"caching"`` or ``"direct"``."""
-        return self._pool.kind
+    def _wait_briefly(self, refused: Account | None, nbytes: int) -> bool:
+        return self._wait(refused, nbytes, _SHORT_WAIT)
 
-    @property
-    def limit(self) -> int | None:
-        """The most bytes that may be live at once, or None.
+    def _wait(self, refused: Account | None, nbytes: int, most: float = float("inf")) -> bool:
+        """Wait for room where the account that refused allows it; tell whether there was some."""
+        if refused is None or not refused.patience:
+            return False
+        now = now_ns()
+        deadline = self._deadlines.setdefault(threading.get_ident(), now + int(refused.patience * 1e9))
+        seconds = min(most, (deadline - now) * 1e-9)
+        return wait_for_room(self.runtime, refused, nbytes, seconds, self._take_back)
 
-        Setting takes what ``memory_limit=`` takes: bytes, a text like ``"2GiB"``, or None.
 
-        Raises:
-            ArgumentError: on setting, where it is no size or less than what is live.
-            ForkedError: on setting, in a process forked from the one of the context.
-        """
-        return self._account.limit
+class _Step(NamedTuple):
+    """One step of the order of relief; it is told the account that refused, or None, and the bytes wanted."""
 
-    @limit.setter
-    def limit(self, limit: int | str | None) -> None:
-        self._check_process()
-        nbytes = None if limit is None else parse_nbytes(limit, argument="limit")
-        self._pool.pool.drain()
-        if nbytes is not None and nbytes < self._account.live:
-            raise ArgumentError.of("limit", limit, f"at least the {self._account.live} bytes that are live; drop some")
-        self._account.limit = nbytes
-
-    def stats(self) -> MemoryStats:
-        """Return the figures of now; takes back first what was freed since the last allocation.
-
-        Raises:
-            ForkedError: in a process forked from the one of the context.
-        """
-        self._check_process()
-        pool, account = self._pool.pool, self._account
-        pool.drain()
-        idle = self._pool.idle_nbytes()
-        pending, live, peak, requested, allocations, blocks, all_live, reserved, reserved_peak = pool.figures(account)
-        return MemoryStats(
-            live=live,
-            peak=peak,
-            pending=pending,
-            limit=account.limit,
-            allocated_bytes=live - pending,
-            requested_bytes=requested,
-            reserved_bytes=reserved,
-            reserved_bytes_peak=reserved_peak,
-            inactive_split_bytes=max(0, reserved - all_live - idle),
-            allocations=allocations,
-            frees=allocations - blocks,
-            num_alloc_retries=pool.retries,
-            num_ooms=account.ooms,
-        )
-
-    def trim(self, keep: int | str = 0) -> int:
-        """Give unused memory of the pool back to the device while more than `keep` bytes are reserved.
-
-        Returns:
-            Bytes given back.
-
-        Raises:
-            ForkedError: in a process forked from the one of the context.
-        """
-        self._check_process()
-        return self._pool.pool.trim(parse_nbytes(keep, argument="keep"))
-
-    def reset_peak(self) -> None:
-        """Let the peak start again from what is live now; raises ForkedError in a forked process."""
-        self._check_process()
-        self._pool.pool.drain()
-        self._account.reset_peak()
-
-    def holders(self, count: int = 10) -> tuple[tuple[str, int, int], ...]:
-        """Return the largest holders of this context's memory as (label, bytes, blocks), largest first."""
-        self._check_process()
-        return self._pool.holders(count, self._account)
-
-    def _check_process(self) -> None:
-        if self._pool.pool.generation != process.generation:
-            raise ForkedError(f"{self!r} was made before this process was forked; make a new context here")
+    name: str
+    act: Callable[[Account | None, int], object]
 
 
 class _AllDone:
@@ -313,13 +321,16 @@ def _settle(tickets: list[_AllDone]) -> None:
         ticket.synchronize(max(0.0, (deadline - now_ns()) * 1e-9))
 
 
-def _charges(block: Block, above: Account | None) -> bool:
-    """Tell whether a block counts in the account `above`; None stands for the whole device."""
-    account = block.account
-    while account is not None and account is not above:
-        account = account.parent
-    return account is above
+def pool_of(runtime: Any, kind: str) -> MemoryPool:
+    """The pool of a kind of a device, made when it is first asked for."""
+    with runtime.lock:
+        pool = runtime.pools.get(kind)
+        if pool is None:
+            pool = runtime.pools[kind] = MemoryPool(runtime, kind)
+        return cast(MemoryPool, pool)
 
 
-def _collect(refused: Account | None) -> None:
-    gc.collect()
+def host_lane(runtime: Any, kind: str) -> Lane:
+    """The one lane of a pool in host memory: the host orders its use, on every device."""
+    pool_of(runtime, kind)
+    return cast(Lane, runtime.shared_lane(kind))

@@ -29,10 +29,20 @@ from tazza.errors import (
     QueueFullError,
     WaitTimeoutError,
 )
-from tazza.hot import Lane, top
+from tazza.hot import Buffer, Lane, point, top
+from tazza.util.log import info
 from tazza.util.report import report
 
-__all__ = ["SLICE", "Fifo", "InlineRunner", "Runner", "WorkerRunner", "wait_for_room"]
+__all__ = [
+    "SLICE",
+    "Fifo",
+    "InlineRunner",
+    "Runner",
+    "StreamThread",
+    "WorkerRunner",
+    "on_event_loop",
+    "wait_for_room",
+]
 
 SLICE = 0.25
 """Seconds between two looks of a waiting stream thread at whether its wait is still of use."""
@@ -100,7 +110,7 @@ class Runner(abc.ABC):
             return
         end = self.mark()
         end.refuse_waiting_for_oneself()
-        if not end.block(timeout):
+        if not end.block_told(timeout):
             raise WaitTimeoutError(f"{self.label!r} still has work after {timeout:g} s")
         if end.error is None:
             self.confirm(end.number)
@@ -109,6 +119,19 @@ class Runner(abc.ABC):
     def is_idle(self) -> bool:
         """Whether everything submitted so far is over. Does not block."""
         return self.reached(self.submitted) or self.mark().is_done
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is closed and its work is done; then nobody asks it any more, and it lets go of what it held."""
+        if not (self.closed and self.mark().is_done):
+            return False
+        if self.runtime.lost() is None:
+            self.reached(0)
+        return True
+
+    def letting_go(self, wanted: Callable[[Buffer], bool]) -> Event | None:
+        """An event after which none of the wanted buffers is held for queued work; None where none is."""
+        return None
 
     def confirm(self, number: int) -> None:  # noqa: B027  a host thread counts for itself what it has run
         """Take note that everything up to `number` is over: somebody has seen an event there."""
@@ -153,10 +176,18 @@ class Runner(abc.ABC):
 
     def _await(self, need: Waitable) -> BaseException | None:
         """Wait in the stream's own thread; returns why it is of no use any more, if it is."""
-        while not need.block(SLICE):
-            if hopeless := self._hopeless():
-                return hopeless
+        if need.poll():
+            return None
+        with need.told(self._standing_still):
+            while not need.block(SLICE):
+                if hopeless := self._hopeless():
+                    return hopeless
         return None
+
+    @property
+    def _standing_still(self) -> Runner | None:
+        """What stands still while the stream's own thread waits: the stream, or only that thread."""
+        return self
 
     def _hopeless(self) -> BaseException | None:
         return CancelledTaskError("abandoned") if self.abandoned else self.runtime.lost()
@@ -206,14 +237,17 @@ class InlineRunner(Runner):
             except (DeadlockError, WaitTimeoutError) as error:
                 submission.fail(error)
                 return
-        submission.run()
+        if point.listeners is None:
+            submission.run()
+        else:
+            submission.perform()
 
     def _wait(self, submission: Submission, needs: tuple[Waitable, ...], timeout: float) -> None:
         deadline = now_ns() + int(timeout * 1e9)
         for need in needs:
             if not need.poll():
                 need.refuse_waiting_for_oneself()
-                if not need.block(max(0.0, (deadline - now_ns()) * 1e-9)):
+                if not need.block_told(max(0.0, (deadline - now_ns()) * 1e-9), self):
                     raise WaitTimeoutError(
                         f"{submission.label!r} needs {need!r}, which was not over in time; nothing was cancelled"
                     )
@@ -225,6 +259,10 @@ class InlineRunner(Runner):
         last.run()
         was, self.closed, self._end = self.closed, True, last.event
         return not was
+
+
+class StreamThread(threading.Thread):
+    """A thread that lives as long as its stream: what it holds, its tasks hold."""
 
 
 class Fifo:
@@ -250,7 +288,7 @@ class Fifo:
         self._items.put((submission, bounded))
         if not self._started:
             self._started = True
-            threading.Thread(target=self._loop, name=self._name, daemon=True).start()
+            StreamThread(target=self._loop, name=self._name, daemon=True).start()
 
     def end(self) -> None:
         """End the thread after what is queued."""
@@ -297,7 +335,7 @@ class WorkerRunner(Runner):
         self._fifo.put(submission, bounded=bounded)
 
     def _step(self, submission: Submission) -> None:
-        self._run(submission, (*submission.host_needs, *submission.needs), lambda entry: entry.run())
+        self._run(submission, (*submission.host_needs, *submission.needs), lambda entry: entry.perform())
         self._finished = submission.number
 
     def reached(self, number: int) -> bool:
@@ -323,14 +361,16 @@ def wait_for_room(runner: Runner, limit: int, timeout: float | None, wait: Calla
     full = f"the queue of {runner!r} is full ({limit} submissions)"
     if frame is not None and frame.task is not None and frame.task.runs_on(runner):
         raise DeadlockError(f"{full} and only the task that submits here could drain it; use another stream")
-    if _on_event_loop():
+    if on_event_loop():
         raise QueueFullError(f"{full}; await an earlier task, or submit from a worker thread (asyncio.to_thread)")
     seconds = timeout_or_default(timeout)
+    info("tazza.stream", "%s; the submitter waits for room, for at most %g s", full, seconds)
     if not wait(seconds):
         raise WaitTimeoutError(f"{full} and got no room in {seconds:g} s; nothing was submitted")
 
 
-def _on_event_loop() -> bool:
+def on_event_loop() -> bool:
+    """Tell whether an event loop runs in the calling thread, which therefore must not block."""
     asyncio = sys.modules.get("asyncio")  # not imported: no loop runs
     if asyncio is None:
         return False

@@ -8,8 +8,9 @@ from typing import Any, final
 
 from tazza.core.completion import raise_copy, timeout_or_default
 from tazza.core.device import Device
+from tazza.core.pressure import Pressure
 from tazza.errors import DeviceLostError, ForkedError
-from tazza.hot import Account, Buffer, after_fork, generation, point, top
+from tazza.hot import Account, Buffer, ForeignBlock, after_fork, generation, point, top
 from tazza.hot.hooks import Operation, emit
 from tazza.spi import Driver
 
@@ -27,12 +28,18 @@ class DeviceRuntime:
         self.host_addressable = self.capabilities.host_addressable
         self.account = Account(device.name)
         self.pools: dict[str, Any] = {}
+        self.pressure = Pressure()
+        self.recording: Any = None
+        self.budgets: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.charges: dict[int, ForeignBlock] = {}  # what `Memory.charge` counted, by number
+        self.dropped_charges: list[int] = []  # numbers that finalisers left, for `holders.settle_charges`
         self._lanes: dict[str, Any] = {}
         self.courier: Any = None  # made by the first move of a result that has to pass through the host
         self._contexts: weakref.WeakSet[Any] = weakref.WeakSet()
         self._runners: list[Any] = []
         self.in_flight: dict[int, str] = {}
         self.orphans: list[Any] = []  # runners whose streams were dropped, for `check` to close
+        self.loans: list[Any] = []  # borrowed memory whose scope is over and whose uses may not be, for `check` to end
         self.lock = threading.RLock()  # looking at an event under it may find the device lost, which takes it again
         self.generation = generation()
         self._lost: DeviceLostError | None = None
@@ -57,6 +64,22 @@ class DeviceRuntime:
             except IndexError:  # another thread took the last one
                 return
             runner.close()
+        if self.loans:
+            self.end_loans()
+
+    def end_loans(self) -> None:
+        """Give back borrowed memory that nothing uses any more; calls foreign code, so never under a lock."""
+        for _ in range(len(self.loans)):
+            try:
+                loan = self.loans.pop(0)  # now nobody else has it, whatever the code that it calls does
+            except IndexError:  # another thread took the last one
+                return
+            over = False
+            try:
+                over = loan.end()
+            finally:
+                if not over:
+                    self.loans.append(loan)
 
     def check_process(self) -> None:
         """Raise in a process that was forked after the device was opened."""
@@ -104,10 +127,15 @@ class DeviceRuntime:
         with self.lock:
             return list(self._contexts)
 
+    def reserving(self) -> list[Any]:
+        """The budgets that hold a reserve, at one moment."""
+        with self.lock:
+            return [budget for budget in self.budgets if budget.account.reserve]
+
     def add_runner(self, runner: Any) -> None:
         """Know a runner until it is closed and idle."""
         with self.lock:
-            self._runners = [known for known in self._runners if not (known.closed and known.mark().is_done)]
+            self._runners = [known for known in self._runners if not known.is_over]
             self._runners.append(runner)
 
     def runners(self) -> list[Any]:

@@ -5,8 +5,14 @@ Every module here runs as plain Python and, where a compiler was there when tazz
 """
 
 from tazza.hot import pool as _pool
+from tazza.hot._host import HOOKED as HOOKED
+from tazza.hot._host import forget_refusal as forget_refusal
+from tazza.hot._host import host_blocks as host_blocks
+from tazza.hot._host import refusal as refusal
+from tazza.hot._host import settle_frees as settle_frees
 from tazza.hot.account import Account as Account
 from tazza.hot.block import Block as Block
+from tazza.hot.block import ForeignBlock as ForeignBlock
 from tazza.hot.buffer import HAS_BUFFER_PROTOCOL as HAS_BUFFER_PROTOCOL
 from tazza.hot.buffer import Buffer as Buffer
 from tazza.hot.context import ContextCore as ContextCore
@@ -27,6 +33,8 @@ from tazza.hot.pool import Pool as Pool
 from tazza.hot.pool import Source as Source
 from tazza.hot.process import after_fork as after_fork
 from tazza.hot.process import generation as generation
+from tazza.hot.process import process as process
+from tazza.hot.process import wake as wake
 
 COMPILED: bool = not (_pool.__file__ or "").endswith((".py", ".pyc"))
 """Whether the compiled form is in use."""

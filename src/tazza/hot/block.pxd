@@ -8,6 +8,7 @@ cdef class Block:
     cdef public size_t address
     cdef public Py_ssize_t nbytes
     cdef public Py_ssize_t requested
+    cdef public unsigned long thread
     cdef public object lane
     cdef public object pool
     cdef public Account account

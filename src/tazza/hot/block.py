@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from tazza.hot.account import Account
 
@@ -12,7 +12,7 @@ try:
 except ImportError:
     from tazza.hot import _cython as cython
 
-__all__ = ["Block"]
+__all__ = ["Block", "ForeignBlock"]
 
 
 @cython.no_gc
@@ -25,6 +25,7 @@ class Block:
         address: first byte in the device's memory domain; 0 for an empty block.
         nbytes: bytes granted, a multiple of the pool's alignment.
         requested: bytes asked for.
+        thread: the thread that it was handed out to.
         lane: the `Lane` of its home stream.
         pool: the `Pool` that it goes back to.
         account: charged while the block is live.
@@ -54,6 +55,7 @@ class Block:
         "pool",
         "requested",
         "small",
+        "thread",
         "users",
     )
 
@@ -68,6 +70,7 @@ class Block:
         self.island = island
         self.next: Block | None = None
         self.requested = 0
+        self.thread = 0
         self.account: Account | None = None
         self.label: str | None = None
         self.users: list[tuple[Any, int]] | None = None
@@ -82,3 +85,28 @@ class Block:
     def owner(self) -> Any:
         """The device runtime to which the memory belongs."""
         return self.pool.owner
+
+    @property
+    def library(self) -> str:
+        """Who allocated it, as in `ForeignBlock`."""
+        return "tazza"
+
+
+class ForeignBlock(NamedTuple):
+    """Memory that counts in an account and lies in no pool: another library's.
+
+    Attributes:
+        address: first byte, 0 where nobody knows.
+        nbytes: bytes that are charged.
+        account: what they are charged to; None once they were given back.
+        thread: the thread that they were charged in.
+        library: who allocated them.
+        label: what the user called them, or None.
+    """
+
+    address: int
+    nbytes: int
+    account: Account | None
+    thread: int
+    library: str
+    label: str | None = None

@@ -60,8 +60,15 @@ class ContextCore(Scope):
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Restore what was current before; closes nothing."""
+        """Restore what was current before; closes nothing.
+
+        A MemoryError of NumPy that a limit of the context caused becomes OutOfMemoryError, and other libraries' get the
+        context's account as a note.
+        """
+        del traceback  # whoever keeps an error that is raised below keeps this frame
         _pop(self)
+        if exc is not None and self.generation == process.generation:
+            self._explain(exc)
 
     def allocate(
         self,
@@ -95,6 +102,34 @@ class ContextCore(Scope):
             return self._announce(_typed(self._take(size, label), resolved, layout))
         buffer = self._take(size, label)
         return buffer if point.listeners is None else self._announce(buffer)
+
+    def place(
+        self, lane: Lane, requested: int, layout: Layout, dtype: Any, *, label: str | None, readonly: bool = False
+    ) -> Buffer:
+        """Return a buffer in a block of `requested` bytes from another pool's lane, charged as `allocate` charges.
+
+        Internal: pinned and shared memory are allocated by it.
+
+        Args:
+            lane: where the block comes from.
+            requested: bytes of the block.
+            layout: what the buffer sees of it, with ``offset`` counted from the block's first byte.
+            dtype: of the elements, or None for plain bytes.
+            label: the name under which reports list the memory.
+            readonly: host exports refuse writing.
+        """
+        if self.phase != 0 or self.generation != process.generation:
+            self._refuse("allocate")
+        frame = frame_of(self)
+        account = self.account if frame is None or frame.account is None else frame.account
+        pool: Pool = lane.pool
+        buffer = make_buffer(pool.take(requested, lane, account, label))
+        buffer.address += layout.offset
+        buffer.nbytes = layout.nbytes
+        buffer.readonly = readonly
+        if dtype is not None:
+            _typed(buffer, dtype, layout)
+        return self._announce(buffer)
 
     def _take(self, nbytes: int, label: str | None) -> Buffer:
         stream: Any = self.stream0
@@ -134,6 +169,9 @@ class ContextCore(Scope):
             return make_frame(self, self, self.stream0, self.account, task, parent)
         return make_frame(self, self, inner.stream, inner.account, task, parent)
 
+    def _explain(self, error: BaseException) -> None:
+        """Say what is known of an exception that leaves the context; slow path, for subclasses."""
+
     def _refuse(self, action: str) -> None:
         """Raise why `action` cannot be done now, or return where it can after all; slow path, for subclasses."""
         raise InternalError(f"{type(self).__name__} must implement _refuse({action!r})")
@@ -152,6 +190,7 @@ def _size(nbytes: Any) -> int:
 
 def _typed(buffer: Buffer, dtype: Any, layout: Layout) -> Buffer:
     buffer.dtype = dtype
+    buffer.nbytes = layout.nbytes  # without what the layout leaves over: copies move as many bytes
     buffer._shape = layout.shape
     buffer._strides = layout.strides
     return buffer

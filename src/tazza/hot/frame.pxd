@@ -19,6 +19,7 @@ cdef class Frame:
 
 cdef class Default:
     cdef public Frame frame
+    cdef _native.Entry first_entry
 
 
 cdef class Scope:
@@ -27,7 +28,6 @@ cdef class Scope:
 @cython.locals(frame=Frame)
 cpdef Frame make_frame(object owner, object context, object stream, object account, object task, Frame parent)
 
-cdef object _get
 cdef object _set
 cdef object _current
 cdef Default _default
@@ -38,6 +38,7 @@ cpdef Frame top()
 cpdef current()
 @cython.locals(frame=Frame, fallback=Frame)
 cpdef Frame frame_of(object context)
+cdef set_first_entry(_native.Entry entry)
 cpdef _push(Frame frame)
 @cython.locals(frame=Frame)
 cpdef _pop(Scope scope)

@@ -74,17 +74,23 @@ def make_frame(owner: Any, context: Any, stream: Any, account: Any, task: Any, p
 
 
 class Default:
-    """Holder of the process-wide frame that `set_default` sets."""
+    """Holder of what the process has once: the frame that `set_default` sets, and what a first entry calls.
 
-    __slots__ = ("frame",)
+    Attributes:
+        frame: the default frame, or None.
+        first_entry: called whenever a Python context gets its first frame; set by `tazza.hot.handler`.
+    """
+
+    __slots__ = ("first_entry", "frame")
 
     def __init__(self) -> None:
         self.frame: Frame | None = None
+        self.first_entry = _native.no_entry()
 
 
 _current: ContextVar[Frame | None] = ContextVar("tazza_frame", default=None)
 _default = Default()
-_get, _set = _current.get, _current.set
+_set = _current.set
 
 
 class Scope:
@@ -124,7 +130,7 @@ def top() -> Frame | None:
 
     Frames of the process before a fork do not count.
     """
-    frame = _get()
+    frame = _native.get_variable(_current)
     if frame is None or frame.generation != process.generation:
         frame = _default.frame
         if frame is not None and frame.generation != process.generation:
@@ -159,7 +165,14 @@ def frame_of(context: object) -> Frame | None:
 
 def set_default(frame: Frame | None) -> None:
     """Make `frame` the one that counts wherever no scope is entered, in every thread; None removes it."""
+    if frame is not None:
+        _native.call_entry(_default.first_entry)
     _default.frame = frame
+
+
+def set_first_entry(entry: _native.Entry) -> None:
+    """Have `entry` called whenever a Python context gets its first frame; for `tazza.hot.handler`."""
+    _default.first_entry = entry
 
 
 def run_in(frame: Frame | None, function: Callable[..., T], args: Sequence[Any], kwargs: Mapping[str, Any]) -> T:
@@ -167,7 +180,9 @@ def run_in(frame: Frame | None, function: Callable[..., T], args: Sequence[Any],
 
     Setting the previous value back needs no token, so one frame can be run in by several threads at once, nested too.
     """
-    previous = _get()
+    previous = _native.get_variable(_current)
+    if previous is None and frame is not None:
+        _native.call_entry(_default.first_entry)
     _set(frame)
     try:
         return function(*args, **kwargs)
@@ -176,11 +191,13 @@ def run_in(frame: Frame | None, function: Callable[..., T], args: Sequence[Any],
 
 
 def _push(frame: Frame) -> None:
+    if frame.parent is None or frame.parent is _default.frame:
+        _native.call_entry(_default.first_entry)
     frame.token = _native.set_variable(_current, frame)
 
 
 def _pop(scope: Scope) -> None:
-    frame = _get()
+    frame = _native.get_variable(_current)
     if frame is None or frame.owner is not scope:
         if frame is not None and frame.generation != process.generation:
             return

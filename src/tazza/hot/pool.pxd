@@ -4,7 +4,8 @@ from tazza.hot.account cimport Account
 from tazza.hot.block cimport Block
 from tazza.hot.hooks cimport Point
 from tazza.hot.lane cimport Lane
-from tazza.hot.process cimport Process
+from tazza.hot cimport _native
+from tazza.hot.process cimport Process, wake
 
 
 @cython.final
@@ -15,6 +16,7 @@ cdef class Pool:
     cdef public int shift
     cdef public long generation
     cdef public object owner
+    cdef public bint exact
     cdef public Block given
     cdef public list appended
     cdef public list slow

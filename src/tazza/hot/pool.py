@@ -19,12 +19,13 @@ from collections import deque
 from typing import Any
 
 from tazza.errors import InternalError, OutOfMemoryError
+from tazza.hot import _native
 from tazza.hot._source import Source, Ticket
 from tazza.hot.account import Account
 from tazza.hot.block import Block
 from tazza.hot.hooks import Operation, emit, point
 from tazza.hot.lane import Lane
-from tazza.hot.process import locked, process
+from tazza.hot.process import locked, process, wake
 from tazza.memory.sizing import segment_nbytes, small_below, surplus
 
 __all__ = ["Pool", "Source", "Ticket"]
@@ -40,6 +41,7 @@ class Pool:
         cached: keep freed memory for reuse; False makes every block a reservation of its own.
         alignment: alignment unit in bytes, a power of two.
         owner: the device runtime, for `Block.owner`.
+        exact: for costly memory: reserve no more than is asked for; the source is told when a buffer is closed.
 
     Attributes:
         lanes: the open lanes.
@@ -56,6 +58,7 @@ class Pool:
         "blocks",
         "cached",
         "closing",
+        "exact",
         "generation",
         "given",
         "lanes",
@@ -71,14 +74,12 @@ class Pool:
         "source",
     )
 
-    def __init__(self, source: Source, *, cached: bool, alignment: int = 64, owner: Any = None) -> None:
+    def __init__(self, source: Source, *, cached: bool, alignment: int = 64, owner: Any = None, exact: bool = False):
         if alignment < 1 or alignment & (alignment - 1):
             raise InternalError(f"alignment {alignment} is not a power of two")
-        self.source = source
-        self.cached = cached
-        self.alignment = alignment
-        self.shift = alignment.bit_length() - 1
-        self.owner = owner
+        self.source, self.owner = source, owner
+        self.cached, self.exact = cached, exact
+        self.alignment, self.shift = alignment, alignment.bit_length() - 1
         self.given: Block | None = None  # compiled: the last of the blocks that finalisers gave, linked by `next`
         self.appended: list[Block] = []  # with a lock: the same as a list, whose append is one atomic step
         self.slow: list[Block] = []  # drained blocks that need the source or the heap
@@ -117,6 +118,8 @@ class Pool:
         else:
             block.next = self.given
             self.given = block
+        if process.waiters is not None:
+            wake()
 
     def drain(self) -> None:
         """Take back all that finalisers left and every block whose ticket is done; does not wait."""
@@ -128,12 +131,9 @@ class Pool:
             self._poll(True)
 
     def trim(self, keep: int = 0) -> int:
-        """Give unused segments back to the source while more than `keep` bytes are reserved.
+        """Give unused segments back to the source while more than `keep` bytes are reserved; returns their bytes.
 
         Lanes whose stream still has work queued keep theirs.
-
-        Returns:
-            Bytes given back.
         """
         if self.generation != process.generation:
             return 0
@@ -166,11 +166,11 @@ class Pool:
         with process.lock:
             return [block for block in list(self.blocks.values()) if block.live]
 
-    def pending_nbytes(self, account: Account | None = None) -> int:
-        """Return the bytes of blocks that were freed but are not reusable yet; of `account` only, where given."""
+    def waiting(self) -> list[Block]:
+        """Return the blocks that were freed but are not reusable yet: a stream, a heap or the source has a say."""
         with process.lock:
             self._settle()
-            return self._pending(account)
+            return [*self.slow, *(block for _, block in self.limbo)]
 
     def figures(self, account: Account) -> tuple[int, ...]:
         """Pending, live, peak, requested, allocations, blocks of `account`; live, reserved and peak of all: at once."""
@@ -180,12 +180,12 @@ class Pool:
             mine = account.live, account.peak, account.requested, account.allocations, account.blocks
             return (pending, *mine, self.live, self.reserved, self.reserved_peak)
 
-    def _pending(self, account: Account | None) -> int:
+    def _pending(self, account: Account) -> int:
         nbytes = 0  # added up without making an object, so that nothing interrupts compiled code
         for block in self.slow:
-            nbytes += block.nbytes * (account is None or block.account is account)
+            nbytes += block.nbytes * (block.account is account)
         for _, block in self.limbo:
-            nbytes += block.nbytes * (account is None or block.account is account)
+            nbytes += block.nbytes * (block.account is account)
         return nbytes
 
     # Steps that nothing interrupts ---------------------------------------------------------------------------------
@@ -218,6 +218,7 @@ class Pool:
             return None
         block.requested = requested
         block.account = account
+        block.thread = _native.thread_ident()
         block.live = True
         self.live += block.nbytes
         if self.live > self.live_peak:
@@ -225,7 +226,7 @@ class Pool:
         return block
 
     def _carve(self, granted: int, lane: Lane) -> Block | None:
-        small = granted < small_below(self.live_peak)
+        small = not self.exact and granted < small_below(self.live_peak)
         address = lane.carve(granted, small)
         if address < 0:
             return None
@@ -329,7 +330,7 @@ class Pool:
         nbytes = granted
         if not island:
             peak = max(self.live_peak, self.live + granted)
-            nbytes = segment_nbytes(granted, peak, self.alignment)
+            nbytes = granted if self.exact else segment_nbytes(granted, peak, self.alignment)
             self._give_back(lane, surplus(self.reserved, nbytes, peak))
         address, nbytes = self._reserve(nbytes, granted)
         with process.lock:
@@ -356,7 +357,7 @@ class Pool:
         return address, nbytes
 
     def _enlist(self, address: int, nbytes: int, granted: int, lane: Lane, island: bool) -> Block | None:
-        small = granted < small_below(self.live_peak)
+        small = not self.exact and granted < small_below(self.live_peak)
         if not (island or lane.current().enlist(address, nbytes, granted, small)):
             return None
         self.reserved += nbytes

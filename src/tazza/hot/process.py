@@ -8,11 +8,12 @@ their bytes, but neither the threads nor the device behind them.
 from __future__ import annotations
 
 import os
+import queue
 import sys
 import threading
 from collections.abc import Callable
 
-__all__ = ["Process", "after_fork", "generation", "locked", "process"]
+__all__ = ["Process", "after_fork", "generation", "locked", "process", "wake"]
 
 
 class Process:
@@ -23,13 +24,15 @@ class Process:
         lock: taken on the fast paths of accounts and pools where `locked` says so. One for all of them and reentrant,
             because the garbage collector may run a finaliser that allocates while this thread holds it: two locks
             could be taken in either order.
+        waiters: None, or the queues of those who wait for memory; whatever gives memory back puts a token into each.
     """
 
-    __slots__ = ("generation", "lock")
+    __slots__ = ("generation", "lock", "waiters")
 
     def __init__(self) -> None:
         self.generation = 0
         self.lock = threading.RLock()
+        self.waiters: tuple[queue.SimpleQueue[None], ...] | None = None
 
 
 process = Process()
@@ -43,6 +46,12 @@ def generation() -> int:
     True
     """
     return process.generation
+
+
+def wake() -> None:
+    """Tell everyone who waits for memory that some came back; safe in finalisers, as `SimpleQueue.put` is reentrant."""
+    for waiter in process.waiters or ():
+        waiter.put(None)
 
 
 def after_fork(renew: Callable[[], object]) -> Callable[[], object]:
@@ -73,6 +82,7 @@ def locked(module_file: str) -> bool:
 def _in_child() -> None:
     process.generation += 1
     process.lock = threading.RLock()
+    process.waiters = None
     for renew in _renewals:
         renew()
 

@@ -17,6 +17,7 @@ from tazza.spi.values import DeviceInfo as DeviceInfo
 from tazza.spi.values import Handle as Handle
 from tazza.spi.values import Level as Level
 from tazza.spi.values import MemoryInfo as MemoryInfo
+from tazza.spi.values import MemoryUse as MemoryUse
 
 SPI_VERSION = 1
 """Raised by one whenever a driver written for the version before would no longer be right."""
@@ -31,4 +32,5 @@ __all__ = [
     "Handle",
     "Level",
     "MemoryInfo",
+    "MemoryUse",
 ]

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tazza.errors import UnsupportedError
-from tazza.spi.values import Address, Capabilities, CopyKind, DeviceInfo, Handle, MemoryInfo
+from tazza.spi.values import Address, Capabilities, CopyKind, DeviceInfo, Handle, MemoryInfo, MemoryUse
 
 __all__ = ["Driver"]
 
@@ -73,6 +73,27 @@ class Driver(abc.ABC):
     @abc.abstractmethod
     def memory_info(self, device: DeviceInfo) -> MemoryInfo:
         """Report free and total bytes."""
+
+    def memory_use(self, device: DeviceInfo) -> MemoryUse:
+        """Say who uses the memory; the default knows only how much is used."""
+        info = self.memory_info(device)
+        return MemoryUse(info.total, info.total - info.free)
+
+    def memory_resident(self, device: DeviceInfo, address: Address, nbytes: int) -> int:
+        """Count the bytes of a range that the device's memory really holds: on a host, pages that were touched."""
+        return nbytes
+
+    def pinned_allocate(self, device: DeviceInfo, nbytes: int) -> Address:
+        """Return the host address of `nbytes` (> 0) bytes that stay where they are (``pinned`` only).
+
+        It is aligned to a page. OutOfMemoryError where the system locks no more; a size that cannot be had is refused
+        before anything is locked. Queues copy from and to it like any host memory, at their turn and without staging.
+        """
+        raise UnsupportedError(f"{device.name} has no page-locked host memory")
+
+    def pinned_free(self, device: DeviceInfo, address: Address) -> None:
+        """Give back an address that `pinned_allocate` returned and that no queue uses any more."""
+        raise UnsupportedError(f"{device.name} has no page-locked host memory")
 
     @abc.abstractmethod
     def copy(

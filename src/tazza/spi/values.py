@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-__all__ = ["Address", "Capabilities", "CopyKind", "DeviceInfo", "Handle", "Level", "MemoryInfo"]
+__all__ = ["Address", "Capabilities", "CopyKind", "DeviceInfo", "Handle", "Level", "MemoryInfo", "MemoryUse"]
 
 Address = int
 """An address in a device's memory domain; only an integer, never dereferenced by the core."""
@@ -81,6 +81,7 @@ class Capabilities:
         timing: events can carry times.
         split: the device can be split into sub-devices.
         rebuild: a poisoned device can be used again in the same process.
+        pinned: host memory can be page-locked for it.
         alignment: every allocation is aligned to this many bytes.
         dtypes: names of the dtypes that kernels understand.
         array_libraries: names accepted by ``arrays=``, the default first.
@@ -96,10 +97,27 @@ class Capabilities:
     timing: bool = True
     split: bool = False
     rebuild: bool = True
+    pinned: bool = False
     alignment: int = 64
     dtypes: frozenset[str] = frozenset()
     array_libraries: tuple[str, ...] = ()
     array_allocations: str = "outside"
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """Who uses a device's memory, as far as its system tells.
+
+    Attributes:
+        total, used: bytes, of the device or of what binds this process more tightly; the parts below are of these.
+        process: bytes of `used` that this process holds, or None where that is not known.
+        parts: bytes under further headings, which do not overlap: ``file cache``, ``other processes``.
+    """
+
+    total: int
+    used: int
+    process: int | None = None
+    parts: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}), hash=False)
 
 
 @dataclass(frozen=True, slots=True)
