@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tazza.doctor import children
 from tazza.doctor.facts import Backend, Driver, Facts, Library, Limits, Memory, Package, Processors, Python, Tazza
 from tazza.doctor.facts import ThreadPool as ThreadPool
 
@@ -75,3 +76,16 @@ def compile_library(path: Path, source: str) -> Path:
     command = [compiler, "-shared", "-fPIC", "-o", str(path), str(code)]
     subprocess.run(command, check=True, capture_output=True, timeout=60)
     return path
+
+
+def hang_until_killed(monkeypatch: pytest.MonkeyPatch, gate: Path) -> None:
+    """Let the next child's time begin when it opens the named pipe `gate` for writing, however slow this machine is."""
+    os.mkfifo(gate)
+    real, gates = children._ends, [gate]
+
+    def ends(process: subprocess.Popen[bytes], timeout: float) -> bool:
+        while gates:
+            gates.pop().read_bytes()  # comes back when the child has opened and closed it
+        return real(process, timeout)
+
+    monkeypatch.setattr(children, "_ends", ends)

@@ -94,8 +94,8 @@ def test_a_system_that_says_nothing(tmp_path: Path) -> None:
     assert len(report.facts.unknown) == 2
     assert report.facts.memory.overcommit is None
     assert report.facts.memory.shared_total is None
-    pools = [os.path.realpath(pool.path) for pool in report.facts.pools]
-    assert [os.path.realpath(one.path) for one in report.facts.libraries if one.loaded] == sorted(pools)
+    pools = {os.path.realpath(pool.path) for pool in report.facts.pools}
+    assert {os.path.realpath(one.path) for one in report.facts.libraries if one.loaded} == pools
 
 
 def test_without_file_system_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,9 +105,8 @@ def test_without_file_system_figures(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_this_process() -> None:
     report = examine()
-    blas = [library for library in report.facts.loaded("BLAS") if library.owner.startswith("numpy ")]
     if sys.platform == "linux":
-        assert blas
+        assert all(library.owner for library in report.facts.loaded("BLAS"))
         assert report.facts.python.threads is not None
     assert {package.module for package in report.facts.packages} >= {"numpy", "threadpoolctl", "array_api_compat"}
     assert all(isinstance(library, Library) for library in report.facts.libraries)
@@ -151,13 +150,13 @@ def test_pools_that_cannot_be_asked_are_unknown(monkeypatch: pytest.MonkeyPatch)
     assert any("threadpoolctl" in text for text in facts.unknown)
 
 
-def test_the_child_says_what_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    read, write = os.pipe()
-    monkeypatch.setattr(os, "dup", lambda number: write)
+def test_the_child_says_what_it_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = tmp_path / "output"
+    written = os.open(output, os.O_WRONLY | os.O_CREAT)
+    monkeypatch.setattr(os, "dup", lambda number: written)
     monkeypatch.setattr(os, "dup2", lambda one, other: None)
     main(["json", "doctor_missing"])
-    with os.fdopen(read, encoding="utf-8") as pipe:
-        said = [json.loads(line) for line in pipe.read().splitlines()]
+    said = [json.loads(line) for line in output.read_text("utf-8").splitlines()]
     assert said[0] == {"begin": "json"}
     assert said[1]["module"] == "json"
     assert said[3]["error"].startswith("ModuleNotFoundError")
