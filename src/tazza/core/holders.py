@@ -17,19 +17,23 @@ def is_charged(block: Block | ForeignBlock, above: Account | None) -> bool:
 
 
 def foreign_blocks(runtime: Any) -> list[ForeignBlock]:
-    """What counts on a device and lies in none of its pools."""
-    settle_charges(runtime)
+    """What counts in the memory that a device lies in, and lies in no pool; each once, whichever device it is for."""
+    sharing = runtime.sharing()
+    for one in sharing:
+        settle_charges(one)
     arrays = host_blocks() if runtime.host_addressable else []
-    root = runtime.account
-    return [block for block in (*arrays, *list(runtime.charges.values())) if is_charged(block, root)]
+    charges = [charge for one in sharing for charge in list(one.charges.values())]
+    roots = [one.account for one in sharing]
+    return [block for block in (*arrays, *charges) if any(is_charged(block, root) for root in roots)]
 
 
 def charged_blocks(runtime: Any, above: Account | None = None) -> Iterator[Block | ForeignBlock]:
-    """Every live block of a device that counts in `above`, pending ones included."""
-    for pool in list(runtime.pools.values()):
-        for block in pool.pool.live_blocks():
-            if is_charged(block, above):
-                yield block
+    """Every live block in a device's memory that counts in `above`, pending ones included."""
+    for one in runtime.sharing():
+        for pool in list(one.pools.values()):
+            for block in pool.pool.live_blocks():
+                if is_charged(block, above):
+                    yield block
     for foreign in foreign_blocks(runtime):
         if is_charged(foreign, above):
             yield foreign

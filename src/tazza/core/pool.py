@@ -12,6 +12,7 @@ from tazza.core.adapter import adapters
 from tazza.core.completion import now_ns
 from tazza.core.holders import charged_blocks, holders_of, is_charged, settle_charges
 from tazza.core.patience import wait_for_room
+from tazza.core.pressure import ask
 from tazza.core.runner import on_event_loop
 from tazza.errors import ArgumentError, CleanupWarning, DeadlockError, OutOfMemoryError, WaitTimeoutError
 from tazza.hot import Account, Block, Lane, Operation, Pool, emit, point
@@ -201,13 +202,22 @@ class MemoryPool:
         for pool in list(self.runtime.pools.values()):
             pool.pool.drain()
 
+    def _drain_all(self) -> None:
+        for runtime in self.runtime.sharing():
+            settle_charges(runtime)
+            for pool in list(runtime.pools.values()):
+                pool.pool.drain()
+
     def _relieve_pending(self, refused: Account | None, nbytes: int) -> None:
-        for runner in self.runtime.runners():
-            runner.reached(0)  # makes it drop what finished work held
-        self.drain()
+        sharing = self.runtime.sharing()
+        for runtime in sharing:
+            for runner in runtime.runners():
+                runner.reached(0)  # makes it drop what finished work held
+        self._drain_all()
         if refused is None or not refused.patience:  # else waiting is a step of its own
-            _settle([ticket for ticket, block in list(self.pool.limbo) if is_charged(block, refused)])
-        self.pool.drain()
+            pools = [self] if refused is None else [pool for one in sharing for pool in list(one.pools.values())]
+            _settle([ticket for pool in pools for ticket, block in list(pool.pool.limbo) if is_charged(block, refused)])
+        self._drain_all()
 
     def _relieve_own(self, refused: Account | None, nbytes: int) -> None:
         tickets = [self.quiescent(lane) for lane in list(self.pool.lanes)]
@@ -230,10 +240,10 @@ class MemoryPool:
 
     def _ask_handlers(self, refused: Account | None, nbytes: int) -> None:
         def is_enough() -> bool:
-            self.drain()
+            self._drain_all()
             return refused is not None and refused.refuses(nbytes) is None
 
-        self.runtime.pressure.relieve(nbytes, refused, is_enough)
+        ask([runtime.pressure for runtime in self.runtime.sharing()], nbytes, refused, is_enough)
 
     def _wait_briefly(self, refused: Account | None, nbytes: int) -> bool:
         return self._wait(refused, nbytes, _SHORT_WAIT)
@@ -245,7 +255,7 @@ class MemoryPool:
         now = now_ns()
         deadline = self._deadlines.setdefault(threading.get_ident(), now + int(refused.patience * 1e9))
         seconds = min(most, (deadline - now) * 1e-9)
-        return wait_for_room(self.runtime, refused, nbytes, seconds, self.drain)
+        return wait_for_room(self.runtime, refused, nbytes, seconds, self._drain_all)
 
 
 class _Step(NamedTuple):

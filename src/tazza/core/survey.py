@@ -9,7 +9,7 @@ from typing import Any
 
 from tazza.core.adapter import adapters
 from tazza.core.holders import foreign_blocks
-from tazza.core.runtime import DeviceRuntime, live_runtimes
+from tazza.core.runtime import DeviceRuntime
 from tazza.core.snapshot import Balance, Heading, Holding, MemorySnapshot, RecordedBlock, Segment
 from tazza.errors import CleanupWarning
 from tazza.hot import Account, Block, ForeignBlock
@@ -24,13 +24,13 @@ _WORKSPACE = "workspace"
 
 def survey(runtime: DeviceRuntime) -> MemorySnapshot:
     """Take the account of the memory that a device lies in, of all runtimes that share it."""
-    sharing = [other for other in live_runtimes() if other.info.memory_domain == runtime.info.memory_domain]
+    sharing = runtime.sharing()
     for other in sharing:
         for pool in list(other.pools.values()):
             pool.drain()
     use = runtime.driver.memory_use(runtime.info)
     segments = tuple(segment for other in sharing for segment in _segments(other))
-    foreign = [block for other in sharing for block in foreign_blocks(other)]
+    foreign = foreign_blocks(runtime)
     recording = runtime.recording
     events, lost = recording.events() if recording is not None else ((), 0)
     arrays = tuple(sorted((_recorded_foreign(runtime, block) for block in foreign), key=lambda one: one.address))
@@ -59,10 +59,11 @@ def leaked_blocks(runtime: DeviceRuntime, account: Account) -> tuple[RecordedBlo
 
 
 def _live_blocks(runtime: DeviceRuntime) -> Iterable[Block]:
-    for pool in list(runtime.pools.values()):
-        pool.drain()
-        waiting = {id(block) for block in pool.pool.waiting()}
-        yield from (block for block in pool.pool.live_blocks() if id(block) not in waiting)
+    for one in runtime.sharing():
+        for pool in list(one.pools.values()):
+            pool.drain()
+            waiting = {id(block) for block in pool.pool.waiting()}
+            yield from (block for block in pool.pool.live_blocks() if id(block) not in waiting)
 
 
 def _is_under(block: Block | ForeignBlock, account: Account) -> bool:
