@@ -124,10 +124,10 @@ class MemoryPool:
             return False
         if attempt == 0:
             self._deadlines.pop(me, None)
-        if attempt >= len(steps):  # what came back was taken by somebody else: wait on, as long as there is time
-            return self._wait(refused, nbytes)
         self._relieving.add(me)
         try:
+            if attempt >= len(steps):  # what came back was taken by somebody else: wait on, as long as there is time
+                return self._wait(refused, nbytes)
             _logger.debug("%s: %d bytes wanted, relief: %s", self.runtime.name, nbytes, steps[attempt].name)
             steps[attempt].act(refused, nbytes)
         finally:
