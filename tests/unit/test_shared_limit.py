@@ -128,3 +128,11 @@ def test_a_closed_context_takes_no_other(host: tz.Context) -> None:
     closed.close()
     with pytest.raises(ClosedError):
         tz.context("cpu", within=closed)
+
+
+def test_a_dropped_charge_is_taken_back_by_the_next(host: tz.Context) -> None:
+    """Else the peak would show what was never held at once, and every charge would need relief once the limit is met."""
+    for _ in range(3):
+        charge = host.memory.charge("1MiB")
+        del charge
+    assert host.memory.stats().peak == MIB

@@ -188,6 +188,7 @@ class MemoryPool:
         Raises:
             OutOfMemoryError: a limit refuses them after all relief.
         """
+        settle_charges(self.runtime)
         attempt = 0
         while (refused := account.charge(nbytes, nbytes)) is not None:
             if not self.relieve(nbytes, refused, attempt):
