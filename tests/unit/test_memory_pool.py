@@ -53,7 +53,7 @@ def make(
         reclaim=lambda: 0,
         runners=list,
         lost=lambda: None,
-        device="fake:0",
+        device=SimpleNamespace(memory_domain="fake"),
         host_addressable=False,
         account=Account("fake:0"),
         pressure=Pressure(),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -131,8 +133,30 @@ def test_a_closed_context_takes_no_other(host: tz.Context) -> None:
 
 
 def test_a_dropped_charge_is_taken_back_by_the_next(host: tz.Context) -> None:
-    """Else the peak would show what was never held at once, and every charge would need relief once the limit is met."""
+    """Else the peak would show what was never held at once, and each charge would need relief at the limit."""
     for _ in range(3):
         charge = host.memory.charge("1MiB")
         del charge
     assert host.memory.stats().peak == MIB
+
+
+def test_what_is_set_aside_has_a_holder(host: tz.Context) -> None:
+    with host.memory.budget("1MiB", name="all") as everything:
+        with host.memory.budget(None, name="later", reserve="768KiB"):
+            buffer = host.allocate(256 << 10, label="used")
+            with host.memory.budget(None), pytest.raises(OutOfMemoryError) as info:
+                host.allocate(900 << 10)
+            assert info.value.holders == (("later (set aside)", 512 << 10, 1), ("used", 256 << 10, 1))
+            assert sum(nbytes for _, nbytes, _ in info.value.holders) == everything.live == 768 << 10
+        assert host.memory.holders() == (("used", buffer.nbytes, 1),)
+
+
+@pytest.mark.skipif(not HOOKED, reason="uncompiled builds have no allocation hook in NumPy")
+def test_what_the_array_namespace_keeps_for_good_is_charged_to_nobody() -> None:
+    program = """
+import tazza as tz
+with tz.open("cpu") as ctx:
+    ctx.xp
+    assert ctx.memory.leaks() == (), ctx.memory.leaks()
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

@@ -7,7 +7,7 @@ from typing import Any
 
 from tazza.hot import Account, Block, ForeignBlock, host_blocks
 
-__all__ = ["charged_blocks", "foreign_blocks", "holders_of", "is_charged", "settle_charges"]
+__all__ = ["charged_blocks", "foreign_blocks", "holders_of", "is_charged", "set_aside", "settle_charges"]
 
 
 def is_charged(block: Block | ForeignBlock, above: Account | None) -> bool:
@@ -37,6 +37,16 @@ def charged_blocks(runtime: Any, above: Account | None = None) -> Iterator[Block
     for foreign in foreign_blocks(runtime):
         if is_charged(foreign, above):
             yield foreign
+
+
+def set_aside(runtime: Any, above: Account | None) -> list[ForeignBlock]:
+    """What budgets hold in `above` without using it: the rest of their reserves."""
+    accounts = [budget.account for one in runtime.sharing() for budget in one.reserving()]
+    return [
+        ForeignBlock(0, one.reserve - one.live, one, 0, "tazza", f"{one.name} (set aside)")
+        for one in accounts
+        if one.reserve > one.live and one is not above and (above is None or one.counts_in(above))
+    ]
 
 
 def holders_of(blocks: Iterable[Block | ForeignBlock], count: int) -> tuple[tuple[str, int, int], ...]:

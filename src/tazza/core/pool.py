@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, final
 
 from tazza.core.adapter import adapters
 from tazza.core.completion import now_ns
-from tazza.core.holders import charged_blocks, holders_of, is_charged, settle_charges
+from tazza.core.holders import charged_blocks, holders_of, is_charged, set_aside, settle_charges
 from tazza.core.patience import wait_for_room
 from tazza.core.pressure import ask
 from tazza.core.runner import on_event_loop
@@ -173,7 +173,7 @@ class MemoryPool:
             count: how many at most.
             account: only what is charged to it or below it; None for all.
         """
-        return holders_of(charged_blocks(self.runtime, account), count)
+        return holders_of((*charged_blocks(self.runtime, account), *set_aside(self.runtime, account)), count)
 
     def idle_nbytes(self) -> int:
         """Return the bytes of segments of which nothing is live, stacked blocks put back first."""
