@@ -31,6 +31,8 @@ import tazza as tz
 
 DECIMALS = ("l_quantity", "l_extendedprice", "l_discount", "l_tax")
 COLUMNS = (*DECIMALS, "l_returnflag", "l_linestatus", "l_shipdate")
+GENERATOR = Path(sysconfig.get_path("scripts")) / "tpchgen-cli"
+Sums = dict[tuple[str, str], tuple[int, ...]]
 LAST_SHIPDATE = 10471  # 1998-09-02, in days since 1970
 TIMEOUT = 300.0
 QUERY = """
@@ -49,10 +51,9 @@ def generate(scale: float, folder: Path, row_group: str = "8MiB") -> Path:
     path = folder / f"lineitem-{scale:g}-{row_group}.parquet"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        command = str(Path(sysconfig.get_path("scripts")) / "tpchgen-cli")
         with tempfile.TemporaryDirectory(dir=folder) as draft:
             options = ["-s", f"{scale:g}", "-T", "lineitem", f"--row-group-bytes={row_group}", "--quiet"]
-            subprocess.run([command, "parquet", *options, "--output-dir", draft], check=True, timeout=TIMEOUT)
+            subprocess.run([str(GENERATOR), "parquet", *options, "--output-dir", draft], check=True, timeout=TIMEOUT)
             os.replace(Path(draft) / "lineitem.parquet", path)
     return path
 
@@ -107,9 +108,9 @@ def buffers(values: Any) -> list[Any]:
     return own + (buffers(values.dictionary) if hasattr(values, "dictionary") else [])
 
 
-def column(batch: Batch, name: str) -> Any:
+def column(columns: Any, name: str) -> Any:
     """One column as an Arrow array."""
-    chunks = batch.columns.column(name)
+    chunks = columns.column(name)
     return chunks.chunk(0) if chunks.num_chunks == 1 else chunks.combine_chunks()
 
 
@@ -121,15 +122,19 @@ def hundredths(values: Any) -> Any:
     return words[2 * values.offset : 2 * (values.offset + len(values)) : 2]
 
 
-def group_by(batch: Batch) -> dict[tuple[str, str], tuple[int, ...]]:
+def group_by(batch: Batch) -> Sums:
     """The sums of one batch: quantity, price, discounted price, charge, discount and rows of each group, exactly.
 
     They are whole hundredths, their products 1e-4 and 1e-6; the sums of a few million rows stay far below 2**63.
     """
-    xp = tz.current().xp
-    quantity, price, discount, tax = (hundredths(column(batch, name)) for name in DECIMALS)
-    flags, status = column(batch, "l_returnflag"), column(batch, "l_linestatus")
-    shipped = np.frombuffer(column(batch, "l_shipdate").buffers()[1], np.int32)
+    return sums_of(batch.columns, tz.current().xp)
+
+
+def sums_of(columns: Any, xp: Any) -> Sums:
+    """The work of `group_by`, on an Arrow table and in any namespace of arrays."""
+    quantity, price, discount, tax = (hundredths(column(columns, name)) for name in DECIMALS)
+    flags, status = column(columns, "l_returnflag"), column(columns, "l_linestatus")
+    shipped = np.frombuffer(column(columns, "l_shipdate").buffers()[1], np.int32)
     code = flags.indices.to_numpy() * len(status.dictionary) + status.indices.to_numpy()
     code = xp.where(shipped <= LAST_SHIPDATE, code, -1)
     discounted = price * (100 - discount)
@@ -145,7 +150,7 @@ def group_by(batch: Batch) -> dict[tuple[str, str], tuple[int, ...]]:
     return sums
 
 
-def reduce(parts: list[dict[tuple[str, str], tuple[int, ...]]]) -> list[tuple[Any, ...]]:
+def reduce(parts: list[Sums]) -> list[tuple[Any, ...]]:
     """Add the batches up and write the rows as the query's answer has them."""
     totals: dict[tuple[str, str], list[int]] = {}
     for part in parts:
@@ -208,6 +213,12 @@ def pipeline(path: Path, limit: str | int, *, overlapped: bool = True, watch: bo
         seconds = time.perf_counter() - start
         del scratch
     return Outcome(answer, seconds, budget.peak, watched)
+
+
+def plain(path: Path) -> list[tuple[Any, ...]]:
+    """The same by PyArrow and NumPy alone, one row group after the other: what the benchmark compares with."""
+    table = Table(path)
+    return reduce([sums_of(table.read(group), np) for group in range(table.groups)])
 
 
 def results(tasks: list[tz.Task]) -> list[Any]:
@@ -301,7 +312,7 @@ def main() -> None:
     parser.add_argument("--check-duckdb", action="store_true", help="compare with DuckDB, row for row; exit 1 if not")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     options = parser.parse_args()
-    if importlib.util.find_spec("pyarrow") is None:
+    if importlib.util.find_spec("pyarrow") is None or not GENERATOR.exists():
         print("this example needs pyarrow and tpchgen-cli: pip install 'tazza[interop]'")
         return
     import pyarrow.parquet  # noqa: F401  what it takes is not the pipeline's

@@ -84,7 +84,8 @@ def test_the_reader_waits_for_room(path: Path, monkeypatch: pytest.MonkeyPatch) 
     """Computing starts only once the reader stands still: it cannot run further ahead than the budget lets it."""
     from tazza.core.waiting import blocked
 
-    group_by, waited = example.group_by, []
+    group_by = example.group_by
+    waited: list[bool] = []
 
     def late(batch: Any) -> Any:
         while not waited and not any(wait.what is None for wait in dict(blocked).values()):
@@ -163,6 +164,10 @@ def test_a_failing_reader_is_told_and_leaks_nothing(
         example.pipeline(path, BUDGET)
     assert isinstance(info.value.cause, OSError)
     assert [context.memory.leaks() for context in contexts] == [()] * len(contexts)
+
+
+def test_plain_libraries_give_the_same(path: Path) -> None:
+    assert example.plain(path) == example.pipeline(path, BUDGET).answer
 
 
 def test_another_answer_is_told_apart(path: Path) -> None:
