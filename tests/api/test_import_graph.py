@@ -26,7 +26,18 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 # In the core each file imports only files to its left.
 CORE = (
-    *("registry", "adapter", "snapshot", "device", "dtypes", "completion", "event", "failures", "submission"),
+    *(
+        "registry",
+        "adapter",
+        "snapshot",
+        "device",
+        "dtypes",
+        "completion",
+        "waiting",
+        "event",
+        "failures",
+        "submission",
+    ),
     *("pressure", "runtime", "runner", "native"),
     *("stream", "holders", "patience", "segment", "supply", "hostmemory", "pool"),
     *("admission", "budget", "charge", "recording", "survey", "memory"),

@@ -62,6 +62,7 @@ def make(
         in_flight={},
         reserving=list,
     )
+    runtime.sharing = lambda: [runtime]
     pool = runtime.pools[kind] = MemoryPool(runtime, kind)
     context: Any = FakeContext(pool.pool, limit=limit)
     context.stream0 = RecordingStream(pool.pool.new_lane())

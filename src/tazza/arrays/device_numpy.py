@@ -8,7 +8,7 @@ from typing import Any, final
 import numpy as np
 
 from tazza.core import transfer
-from tazza.core.arraylib import ArrayLibrary, elements, host_array
+from tazza.core.arraylib import ArrayLibrary, elements, host_array, namespace_of
 from tazza.core.dtypes import dtype_on
 from tazza.core.generator import Sink
 from tazza.core.placer import Placer
@@ -39,9 +39,7 @@ class DeviceNumpy(ArrayLibrary):
 
     def namespace(self) -> Any:
         self.check_eager()
-        import array_api_compat.numpy as namespace
-
-        return namespace
+        return namespace_of("numpy")
 
     def sink(self) -> Sink:
         return Placer(self.context)

@@ -7,7 +7,7 @@ from typing import Any, final
 import numpy as np
 
 from tazza.core import transfer
-from tazza.core.arraylib import ArrayLibrary, elements, is_array
+from tazza.core.arraylib import ArrayLibrary, elements, is_array, namespace_of
 from tazza.core.dtypes import dtype_on
 from tazza.core.task import Task
 from tazza.errors import ArgumentError
@@ -27,9 +27,7 @@ class HostNumpy(ArrayLibrary):
 
     def namespace(self) -> Any:
         self.check_eager()
-        import array_api_compat.numpy as namespace
-
-        return namespace
+        return namespace_of("numpy")
 
     def owns(self, value: object) -> bool:
         return isinstance(value, np.ndarray)

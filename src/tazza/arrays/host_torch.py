@@ -13,7 +13,7 @@ from typing import Any, Final, final
 import numpy as np
 
 from tazza.core import transfer
-from tazza.core.arraylib import ArrayLibrary, elements
+from tazza.core.arraylib import ArrayLibrary, elements, namespace_of
 from tazza.core.device import Device
 from tazza.core.dtypes import dtype_on
 from tazza.core.task import Task
@@ -51,9 +51,7 @@ class HostTorch(ArrayLibrary):
 
     def namespace(self) -> Any:
         self.check_eager()
-        import array_api_compat.torch as namespace
-
-        return namespace
+        return namespace_of("torch")
 
     def owns(self, value: object) -> bool:
         if isinstance(value, self._torch.Tensor):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import importlib
 import weakref
 from collections.abc import Callable
 from typing import Any, cast
@@ -14,10 +15,10 @@ from tazza.core.device import Device
 from tazza.core.dtypes import dtype_on
 from tazza.core.generator import Sink
 from tazza.errors import ArgumentError, ClosedError, UsageError
-from tazza.hot import Buffer
+from tazza.hot import Buffer, run_in
 from tazza.util.hostmemory import HostMemory
 
-__all__ = ["ArrayLibrary", "array_library", "elements", "host_array", "is_array", "map_leaves"]
+__all__ = ["ArrayLibrary", "array_library", "elements", "host_array", "is_array", "map_leaves", "namespace_of"]
 
 
 class ArrayLibrary(abc.ABC):
@@ -170,6 +171,21 @@ def elements(shape: tuple[int, ...]) -> int:
             raise ArgumentError.of("shape", shape, "non-negative integers")
         count *= int(extent)
     return count
+
+
+_namespaces: dict[str, Any] = {}
+
+
+def namespace_of(library: str) -> Any:
+    """Return array-api-compat's namespace of a library.
+
+    It is imported with nothing entered: the arrays that its modules keep for good are charged to nobody.
+    """
+    found = _namespaces.get(library)
+    if found is None:
+        found = run_in(None, importlib.import_module, (f"array_api_compat.{library}",), {})
+        _namespaces[library] = found
+    return found
 
 
 def map_leaves(function: Callable[[Any], Any], value: Any) -> Any:

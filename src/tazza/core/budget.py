@@ -130,6 +130,11 @@ class Budget(Scope):
     # Figures -------------------------------------------------------------------------------------------------------
 
     @property
+    def context(self) -> Any:
+        """The context whose budget it is."""
+        return self._context
+
+    @property
     def name(self) -> str:
         """What errors and reports call it."""
         return self.account.name

@@ -66,7 +66,7 @@ class Context(ContextCore):
     ([2.0, 4.0, 6.0], True)
     """
 
-    def __init__(self, spec: Spec, chosen: Device) -> None:
+    def __init__(self, spec: Spec, chosen: Device, above: Account | None = None) -> None:
         super().__init__()
         self._runtime = runtime = runtime_of(chosen)
         runtime.check()
@@ -79,7 +79,7 @@ class Context(ContextCore):
         self._lock = threading.Lock()
         self._pool = pool_of(runtime, spec.pool)
         self.pool = self._pool.pool
-        self.account = Account(f"context on {chosen.name}", spec.memory_limit, runtime.account)
+        self.account = Account(f"context on {chosen.name}", spec.memory_limit, above or runtime.account)
         self.account.pool = self.pool
         self.account.hosted = HOOKED and runtime.host_addressable
         self.task_lane = runtime.shared_lane(spec.pool) if runtime.capabilities.queues else None
@@ -333,7 +333,8 @@ class Context(ContextCore):
         self._runtime.check_process()
         if self._runtime.lost() is not None and registry.driver(kind) is self._runtime.driver:
             registry.install_driver(kind, self._runtime.driver.rebuild())  # unless another context has done so
-        fresh = type(self)(self.spec, device(self.spec.device))
+        above = self.account.parent
+        fresh = type(self)(self.spec, device(self.spec.device), None if above is self._runtime.account else above)
         if self._last_saved is not None:
             fresh.state.resume(self._last_saved)
             fresh._last_saved = self._last_saved

@@ -113,11 +113,7 @@ def context_of(x: object) -> Context:
 
 def _owner_of(buffer: Buffer) -> Context | None:
     account: Account | None = buffer.block.account
-    accounts = set()
-    while account is not None:
-        accounts.add(id(account))
+    owners = {id(ctx.account): ctx for ctx in buffer.block.owner.contexts()}
+    while account is not None and id(account) not in owners:  # the innermost: a context may count in another one
         account = account.parent
-    for ctx in buffer.block.owner.contexts():
-        if id(ctx.account) in accounts:
-            return cast(Context, ctx)
-    return None
+    return None if account is None else cast(Context, owners[id(account)])

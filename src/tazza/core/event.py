@@ -26,6 +26,7 @@ from tazza.core.completion import (
     raise_copy,
     timeout_or_default,
 )
+from tazza.core.waiting import waiting_for
 from tazza.errors import ArgumentError, BackendError, ForkedError, UnsupportedError, UsageError, WaitTimeoutError
 from tazza.hot import generation, point, top
 from tazza.hot.hooks import Operation, emit
@@ -136,6 +137,10 @@ class Waitable(abc.ABC):
         """Wait in the host without looking at the outcome; tell whether it is over."""
         if self.poll():
             return True
+        with waiting_for(self):
+            return self._block(timeout)
+
+    def _block(self, timeout: float) -> bool:
         deadline = now_ns() + int(timeout * 1e9)
         if not self._ends_with_placement():
             return self._done.wait(timeout)

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple, cast, final
 
 from tazza.core.adapter import adapters
 from tazza.core.completion import now_ns
-from tazza.core.holders import charged_blocks, holders_of, is_charged, settle_charges
+from tazza.core.holders import charged_blocks, holders_of, is_charged, set_aside, settle_charges
 from tazza.core.patience import wait_for_room
+from tazza.core.pressure import ask
 from tazza.core.runner import on_event_loop
 from tazza.core.supply import supply_of
 from tazza.errors import ArgumentError, CleanupWarning, DeadlockError, OutOfMemoryError, WaitTimeoutError
@@ -126,13 +127,13 @@ class MemoryPool:
             return False
         if attempt == 0:
             self._deadlines.pop(me, None)
-        if attempt >= len(steps):  # what came back was taken by somebody else: wait on, as long as there is time
-            return self._wait(refused, nbytes)
         import logging  # late: it costs as much as a third of the core
 
         logger = logging.getLogger("tazza.memory")
         self._relieving.add(me)
         try:
+            if attempt >= len(steps):  # what came back was taken by somebody else: wait on, as long as there is time
+                return self._wait(refused, nbytes)
             logger.debug("%s: %d bytes wanted, relief: %s", self.runtime.name, nbytes, steps[attempt].name)
             steps[attempt].act(refused, nbytes)
         finally:
@@ -183,7 +184,7 @@ class MemoryPool:
             count: how many at most.
             account: only what is charged to it or below it; None for all.
         """
-        return holders_of(charged_blocks(self.runtime, account), count)
+        return holders_of((*charged_blocks(self.runtime, account), *set_aside(self.runtime, account)), count)
 
     def idle_nbytes(self) -> int:
         """Return the bytes of segments of which nothing is live, stacked blocks put back first."""
@@ -198,6 +199,7 @@ class MemoryPool:
         Raises:
             OutOfMemoryError: a limit refuses them after all relief.
         """
+        settle_charges(self.runtime)
         attempt = 0
         while (refused := account.charge(nbytes, nbytes)) is not None:
             if not self.relieve(nbytes, refused, attempt):
@@ -212,24 +214,33 @@ class MemoryPool:
         for pool in list(self.runtime.pools.values()):
             pool.pool.drain()
 
+    def _drain_all(self) -> None:
+        for runtime in self.runtime.sharing():
+            settle_charges(runtime)
+            for pool in list(runtime.pools.values()):
+                pool.pool.drain()
+
     def _take_back(self) -> None:
-        for runner in self.runtime.runners():
-            runner.reached(0)
-        self.drain()
+        for runner in self._runners():
+            runner.reached(0)  # makes it drop what finished work held
+        self._drain_all()
+
+    def _runners(self) -> list[Any]:
+        return [runner for runtime in self.runtime.sharing() for runner in runtime.runners()]
 
     def _relieve_pending(self, refused: Account | None, nbytes: int) -> None:
         patient = refused is not None and refused.patience > 0  # then waiting is a step of its own
-        for runner in self.runtime.runners():
+        for runner in self._runners():
             runner.reached(0)  # makes it drop what finished work held
             last = None if patient else runner.letting_go(lambda held: is_charged(held.block, refused))
             if last is not None:
                 _settle([_AllDone([last])])
                 runner.reached(0)
-        self.drain()
+        self._drain_all()
         if not patient:
-            pools = [other.pool for other in list(self.runtime.pools.values())]
+            pools = [pool.pool for one in self.runtime.sharing() for pool in list(one.pools.values())]
             _settle([ticket for pool in pools for ticket, block in list(pool.limbo) if is_charged(block, refused)])
-        self.drain()
+        self._drain_all()
 
     def _relieve_own(self, refused: Account | None, nbytes: int) -> None:
         tickets = [self.quiescent(lane) for lane in list(self.pool.lanes)]
@@ -253,12 +264,12 @@ class MemoryPool:
     def _ask_handlers(self, refused: Account | None, nbytes: int) -> None:
         def is_enough() -> bool:
             if refused is not None:
-                self.drain()
+                self._drain_all()
                 return refused.refuses(nbytes) is None
             self._regain(nbytes)
             return self.supply.has_room(nbytes)
 
-        self.runtime.pressure.relieve(nbytes, refused, is_enough)
+        ask([runtime.pressure for runtime in self.runtime.sharing()], nbytes, refused, is_enough)
 
     def _collect(self, refused: Account | None, nbytes: int) -> None:
         gc.collect()

@@ -20,6 +20,7 @@ from tazza.core.event import Event, Waitable
 from tazza.core.failures import Failure, Failures
 from tazza.core.runtime import DeviceRuntime
 from tazza.core.submission import Record, Submission, Wait
+from tazza.core.waiting import QueuePlace, waiting_for
 from tazza.errors import (
     BackendError,
     CancelledTaskError,
@@ -114,6 +115,21 @@ class Runner(abc.ABC):
             raise WaitTimeoutError(f"{self.label!r} still has work after {timeout:g} s")
         if end.error is None:
             self.confirm(end.number)
+
+    @property
+    def thread(self) -> int:
+        """The host thread that runs what is queued and nothing else; 0 where there is none."""
+        return 0
+
+    @property
+    def current(self) -> int:
+        """The number of what that thread is at."""
+        return 0
+
+    @property
+    def is_working(self) -> bool:
+        """Whether something is queued or under way, what it holds not let go of yet."""
+        return not self.is_idle
 
     @property
     def is_idle(self) -> bool:
@@ -273,11 +289,14 @@ class Fifo:
         self._items: queue.SimpleQueue[tuple[Submission, bool] | None] = queue.SimpleQueue()
         self._room = threading.Semaphore(limit)
         self._started = False
+        self.active = False
+        self.thread = 0
 
     def take_room(self, runner: Runner, timeout: float | None) -> None:
         """Reserve a place, waiting for one where that can end."""
         if not self._room.acquire(blocking=False):
-            wait_for_room(runner, self._limit, timeout, lambda seconds: self._room.acquire(timeout=seconds))
+            with waiting_for(QueuePlace(runner, runner.submitted)):
+                wait_for_room(runner, self._limit, timeout, lambda seconds: self._room.acquire(timeout=seconds))
 
     def give_room(self) -> None:
         """Give a place back that was reserved and not used."""
@@ -295,14 +314,17 @@ class Fifo:
         self._items.put(None)
 
     def _loop(self) -> None:
+        self.thread = threading.get_ident()
         try:
             self._attach()
         except (BackendError, OSError) as error:  # slower or elsewhere, but right: the work is done all the same
             report(f"thread {self._name!r} could not be prepared for its device", CleanupWarning, error=error)
         while (item := self._items.get()) is not None:
+            self.active = True
             submission, bounded = item
             self._run(submission)
             del item, submission  # what they hold must die now, not when the next one comes
+            self.active = False
             if bounded:
                 self._room.release()
 
@@ -340,6 +362,18 @@ class WorkerRunner(Runner):
 
     def reached(self, number: int) -> bool:
         return self._finished >= number
+
+    @property
+    def is_working(self) -> bool:
+        return self._fifo.active or self._finished < self.submitted
+
+    @property
+    def thread(self) -> int:
+        return self._fifo.thread
+
+    @property
+    def current(self) -> int:
+        return self._finished + 1
 
     def _shut(self, last: Record) -> bool:
         with self._lock:

@@ -143,6 +143,11 @@ class DeviceRuntime:
         with self.lock:
             return list(self._runners)
 
+    def sharing(self) -> list[DeviceRuntime]:
+        """The runtimes of every device that lies in the same memory, this one included: one limit may bind them all."""
+        domain = self.info.memory_domain
+        return [self, *(one for one in live_runtimes() if one is not self and one.info.memory_domain == domain)]
+
     def reclaim(self) -> int:
         """Give every cached block of every pool back to the driver; returns the bytes."""
         return sum(pool.pool.trim() for pool in list(self.pools.values()))

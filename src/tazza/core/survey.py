@@ -24,15 +24,14 @@ _WORKSPACE = "workspace"
 
 def survey(runtime: DeviceRuntime) -> MemorySnapshot:
     """Take the account of the memory that a device lies in, of all runtimes that share it."""
-    domain = runtime.info.memory_domain
-    sharing = [other for other in live_runtimes() if other.info.memory_domain == domain]
+    domain, sharing = runtime.info.memory_domain, runtime.sharing()
     # Contexts of other devices have pools in the host's memory too.
     pools = [pool for other in live_runtimes() for pool in list(other.pools.values()) if _domain(pool) == domain]
     for pool in pools:
         pool.drain()
     use = runtime.driver.memory_use(runtime.info)
     segments = tuple(segment for pool in pools for segment in _segments(pool))
-    foreign = [block for other in sharing for block in foreign_blocks(other)]
+    foreign = foreign_blocks(runtime)
     balances = _balances(sharing, foreign)  # now: other threads go on while the rest is worked out
     recording = runtime.recording
     events, lost = recording.events() if recording is not None else ((), 0)
@@ -62,10 +61,11 @@ def leaked_blocks(runtime: DeviceRuntime, account: Account) -> tuple[RecordedBlo
 
 
 def _live_blocks(runtime: DeviceRuntime) -> Iterable[Block]:
-    for pool in list(runtime.pools.values()):
-        pool.drain()
-        waiting = {id(block) for block in pool.pool.waiting()}
-        yield from (block for block in pool.pool.live_blocks() if id(block) not in waiting)
+    for one in runtime.sharing():
+        for pool in list(one.pools.values()):
+            pool.drain()
+            waiting = {id(block) for block in pool.pool.waiting()}
+            yield from (block for block in pool.pool.live_blocks() if id(block) not in waiting)
 
 
 def _is_under(block: Block | ForeignBlock, account: Account) -> bool:

@@ -14,6 +14,7 @@ from tazza.core.failures import Failure
 from tazza.core.runner import Runner
 from tazza.core.stream import Stream
 from tazza.core.submission import Submission
+from tazza.core.waiting import takers
 from tazza.errors import (
     BackendError,
     CancelledTaskError,
@@ -82,6 +83,7 @@ class Task(Waitable):
             DeadlockError: asked for by itself or by a task it is queued behind.
             Whatever the function raised, as a copy without frames.
         """
+        takers.add(threading.get_ident())
         self._wait(timeout)
         self.raise_outcome()
         return self._result
@@ -93,6 +95,7 @@ class Task(Waitable):
 
     def __await__(self) -> Generator[Any, None, Any]:
         self.check_use()
+        takers.add(threading.get_ident())
         self.refuse_waiting_for_oneself()
         self._watch()
         yield from await_latch(self._done)
@@ -156,15 +159,15 @@ class Task(Waitable):
 
     def runs_on(self, stream: Stream | Runner) -> bool:
         """Tell whether this task, or one it runs inside of, occupies the stream. Internal."""
-        return any(task.stream.runner is stream.runner for task in self._chain())
+        return any(task.stream.runner is stream.runner for task in self.chain())
 
     def belongs_to(self, context: object) -> bool:
         """Tell whether this task, or one it runs inside of, is the context's. Internal."""
-        return any(task.context is context for task in self._chain())
+        return any(task.context is context for task in self.chain())
 
     def refuse_waiting_for(self, stream: Stream | Runner, number: int, what: object) -> None:
         """Raise where this task, running here, would wait for itself or for work queued behind it. Internal."""
-        for task in self._chain():
+        for task in self.chain():
             behind = task.stream.runner is stream.runner and not stream.is_inline and number >= task.number
             if what is task or behind:
                 raise DeadlockError(
@@ -172,13 +175,8 @@ class Task(Waitable):
                     f"({what!r}); launch on another stream or wait outside the task"
                 )
 
-    @property
-    def depth(self) -> int:
-        """How many unfinished tasks it is inside of, itself counted. Internal."""
-        return sum(1 for _ in self._chain())
-
-    def _chain(self) -> Iterable[Task]:
-        """This task and those that it runs inside of, as far as they are not over: a frame may outlive its task."""
+    def chain(self) -> Iterable[Task]:
+        """This task and those it is inside of, as far as they are not over: frames may outlive tasks. Internal."""
         task: Task | None = self
         while task is not None:
             if task._state != _OVER:
@@ -359,6 +357,7 @@ def wait(tasks: Iterable[Task], timeout: float | None = None) -> list[Any]:
         WaitTimeoutError: some are not over; nothing was cancelled.
     """
     waited = several(tasks, argument="tasks")
+    takers.add(threading.get_ident())
     deadline = time.monotonic() + timeout_or_default(timeout)
     for task in waited:
         try:
