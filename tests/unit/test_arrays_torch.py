@@ -16,6 +16,7 @@ import pytest
 import tazza as tz
 import tazza.hot
 from tazza.errors import ArgumentError, OutOfMemoryError, UnsupportedError, UsageError, WrongDeviceError
+from tazza.testing import simulate
 from tests.interop import need
 
 torch = need("torch")
@@ -214,7 +215,7 @@ def test_read_only_buffers_are_copied_or_refused(ctx: tz.Context) -> None:
 
 def test_arrays_move_between_libraries_and_devices(ctx: tz.Context) -> None:
     values = np.arange(6, dtype="float32").reshape(2, 3)
-    with tz.open("sim:0") as sim, tz.open("cpu") as plain:
+    with simulate(devices=1), tz.open("sim:0") as sim, tz.open("cpu") as plain:
         there = sim.asarray(ctx.asarray(values))
         assert (sim.to_numpy(there) == values).all()
         back = ctx.asarray(there)
