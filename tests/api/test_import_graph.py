@@ -31,7 +31,7 @@ CORE = (
     *("stream", "holders", "patience", "pool", "admission", "budget", "charge", "recording", "survey", "memory"),
     "generator",
     *("arraylib", "task", "kernel", "arguments", "transfer", "placer", "statefile", "states", "progress"),
-    *("gate", "health", "scope", "shortage", "spec", "context", "opening", "current", "shutdown"),
+    *("gate", "health", "scope", "shortage", "binding", "spec", "context", "opening", "current", "shutdown"),
 )
 
 

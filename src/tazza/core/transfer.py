@@ -348,8 +348,7 @@ def copy_here(arrays: ArrayLibrary, dst: object, src: object) -> bool:
         return False
     target, source = _Side(dst, argument="dst", write=True), _Side(src, argument="src", write=False)
     _check_same(target, source)
-    into, out = (arrays.inside(side) if isinstance(side, Buffer) else side for side in (dst, src))
-    into, out = _host_array(into, "dst"), _host_array(out, "src")
+    into, out = _seen(arrays, dst, "dst"), _seen(arrays, src, "src")
     if (into.dtype, into.shape) == (out.dtype, out.shape):
         np.copyto(into, out)
     elif not (target.is_contiguous and source.is_contiguous):
@@ -366,7 +365,12 @@ def fill_here(arrays: ArrayLibrary, dst: object, value: object) -> None:
     target = _Side(dst, argument="dst", write=True)
     pattern = _pattern(target, value)
     if target.nbytes:
-        _fill_array(_host_array(arrays.inside(dst) if isinstance(dst, Buffer) else dst, "dst"), pattern)
+        _fill_array(_seen(arrays, dst, "dst"), pattern)
+
+
+def _seen(arrays: ArrayLibrary, side: object, argument: str) -> Array:
+    """What a running task sees of one side."""
+    return _host_array(arrays.plain(arrays.inside(side)) if isinstance(side, Buffer) else side, argument)
 
 
 def _fill_array(array: Array, pattern: bytes) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Final, final
 
 from tazza.errors import ArgumentError, UsageError
 
-__all__ = ["ThreadLimit", "limit_threads"]
+__all__ = ["ThreadLimit", "limit_threads", "thread_limit"]
 
 _Counts = list[tuple[Any, int]]
 """Libraries (threadpoolctl controllers), each with the count it had before."""
@@ -45,6 +45,11 @@ def limit_threads(n: int) -> ThreadLimit:
     if type(n) is not int or n < 1:
         raise ArgumentError.of("n", n, "a number of threads, 1 or more")
     return ThreadLimit(n)
+
+
+def thread_limit() -> int | None:
+    """The limit that holds now, for libraries that must be told when they start; None where there is none."""
+    return _pools.last()
 
 
 @final
@@ -110,6 +115,11 @@ class _Pools:
             for library in self._per_thread:
                 library.set_num_threads(limit.count)
             return before
+
+    def last(self) -> int | None:
+        """The limit in force that came last."""
+        with self._lock:
+            return next(reversed(self._limits.values()), None)
 
     def pop(self, limit: ThreadLimit, own: _Counts) -> None:
         """Take `limit` back and set the calling thread's OpenMP to what it had before."""

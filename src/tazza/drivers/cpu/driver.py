@@ -61,7 +61,7 @@ class CpuDriver(Driver):
             peer_copy=True,
             split=len(device.cores) > 1,
             dtypes=frozenset(_DTYPES),
-            array_libraries=("numpy",),
+            array_libraries=("numpy", "torch"),
         )
 
     def part(self, device: DeviceInfo, part: str) -> DeviceInfo:
