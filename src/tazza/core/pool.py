@@ -62,7 +62,7 @@ class MemoryPool:
             _Step("pending", self._relieve_pending),
             _Step("short wait", self._wait_briefly),
             _Step("handlers", self._ask_handlers),
-            _Step("gc", _collect),
+            _Step("gc", self._collect),
             _Step("wait", self._wait),
         )
         self._device_relief: tuple[_Step, ...] = (
@@ -71,7 +71,7 @@ class MemoryPool:
             _Step("other caches", self._relieve_others),
             _Step("foreign caches", self._relieve_foreign),
             _Step("handlers", self._ask_handlers),
-            _Step("gc", _collect),
+            _Step("gc", self._collect),
         )
 
     def __repr__(self) -> str:
@@ -230,10 +230,24 @@ class MemoryPool:
 
     def _ask_handlers(self, refused: Account | None, nbytes: int) -> None:
         def is_enough() -> bool:
-            self.drain()
-            return refused is not None and refused.refuses(nbytes) is None
+            if refused is not None:
+                self.drain()
+                return refused.refuses(nbytes) is None
+            self._regain(nbytes)
+            return bool(self.runtime.driver.memory_info(self.runtime.info).free >= nbytes)
 
         self.runtime.pressure.relieve(nbytes, refused, is_enough)
+
+    def _collect(self, refused: Account | None, nbytes: int) -> None:
+        gc.collect()
+        if refused is None:
+            self._regain(nbytes)
+
+    def _regain(self, nbytes: int) -> None:
+        """Give the device what was freed into the pools meanwhile."""
+        self._relieve_pending(None, nbytes)
+        self._relieve_own(None, nbytes)
+        self._relieve_others(None, nbytes)
 
     def _wait_briefly(self, refused: Account | None, nbytes: int) -> bool:
         return self._wait(refused, nbytes, _SHORT_WAIT)
@@ -283,7 +297,3 @@ def _settle(tickets: list[_AllDone]) -> None:
     deadline = now_ns() + int(_RELIEF_TIMEOUT * 1e9)
     for ticket in tickets:
         ticket.synchronize(max(0.0, (deadline - now_ns()) * 1e-9))
-
-
-def _collect(refused: Account | None, nbytes: int) -> None:
-    gc.collect()

@@ -62,6 +62,7 @@ class CpuDriver(Driver):
             split=len(device.cores) > 1,
             dtypes=frozenset(_DTYPES),
             array_libraries=("numpy", "torch"),
+            array_allocations="hooked",
         )
 
     def part(self, device: DeviceInfo, part: str) -> DeviceInfo:
