@@ -8,6 +8,7 @@ nothing: what was set aside for it is given back.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, final
 
 from tazza.core.patience import Waiter
@@ -22,8 +23,12 @@ if TYPE_CHECKING:
 __all__ = ["admit"]
 
 
-async def admit(pool: MemoryPool, account: Account, reserve: int, patience: float) -> None:
+async def admit(
+    pool: MemoryPool, account: Account, reserve: int, patience: float, is_closed: Callable[[], bool]
+) -> None:
     """Set `reserve` bytes aside for `account`, waiting for at most `patience` seconds (0: not at all).
+
+    Returns without the reserve where the context is closed meanwhile; the caller looks.
 
     Raises:
         OutOfMemoryError: they could not be had in time.
@@ -31,42 +36,71 @@ async def admit(pool: MemoryPool, account: Account, reserve: int, patience: floa
     import asyncio  # late: only programs that use it pay for it
 
     pool.drain()
-    refused = account if _queue.has_waiters(account) else account.set_aside(reserve)
+    refused = _queue.ahead_of(account, reserve) or account.set_aside(reserve)
     if refused is None:
         return
     if patience > 0 and _fits_ever(account, reserve):
-        request = _Request(pool, account, reserve, asyncio.get_running_loop())
+        request = _Request(pool, account, reserve, refused, is_closed, asyncio.get_running_loop())
         _queue.add(request)
         try:
-            await asyncio.wait_for(request.future, patience)
+            # Not `wait_for`, which before Python 3.12 forgets a cancellation that meets the grant.
+            async with asyncio.timeout(patience):
+                await request.future
         except TimeoutError:  # not admitted in time: the error below says who holds the memory
             request.cancel()
+            refused = request.refused
         except BaseException:
             request.cancel()
             raise
         else:
             return
     blocking = account.parent.refuses(reserve) if account.parent is not None else None
-    raise pool.exhausted(reserve, blocking or account, account)
+    raise pool.exhausted(reserve, blocking or refused, account)
+
+
+def _above(account: Account) -> Iterator[Account]:
+    parent = account.parent
+    while parent is not None:
+        yield parent
+        parent = parent.parent
 
 
 def _fits_ever(account: Account, reserve: int) -> bool:
-    parent = account.parent
-    while parent is not None:
-        if reserve > parent.cap:
+    return all(reserve <= above.cap for above in _above(account))
+
+
+def _takes_from(account: Account, reserve: int, above: Account) -> bool:
+    """Tell whether a reserve of `account` would take bytes of `above`; not where a reserve in between has them."""
+    for parent in _above(account):
+        if reserve <= 0:
             return False
-        parent = parent.parent
-    return True
+        if parent is above:
+            return True
+        reserve = parent.live + reserve - max(parent.live, parent.reserve)
+    return False
 
 
 @final
 class _Request:
-    """One task's wish; decided once: granted, or given up."""
+    """One task's wish; decided once: granted, or given up.
 
-    def __init__(self, pool: MemoryPool, account: Account, reserve: int, loop: asyncio.AbstractEventLoop) -> None:
-        self.pool, self.account, self.reserve = pool, account, reserve
+    Attributes:
+        refused: the account that had no room when it was last asked, or for which somebody waits who came earlier.
+    """
+
+    def __init__(
+        self,
+        pool: MemoryPool,
+        account: Account,
+        reserve: int,
+        refused: Account,
+        is_closed: Callable[[], bool],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.pool, self.account, self.reserve, self.refused = pool, account, reserve, refused
         self.loop: asyncio.AbstractEventLoop = loop
         self.future: asyncio.Future[None] = loop.create_future()
+        self._is_closed = is_closed
         self._lock = threading.Lock()
         self._granted = self._given_up = False
 
@@ -75,9 +109,12 @@ class _Request:
         with self._lock:
             if self._given_up:
                 return True
-            if self.account.set_aside(self.reserve) is not None:
-                return False
-            self._granted = True
+            if not self._is_closed():
+                refused = self.account.set_aside(self.reserve)
+                if refused is not None:
+                    self.refused = refused
+                    return False
+                self._granted = True
         try:
             self.loop.call_soon_threadsafe(self._wake)
         except RuntimeError:  # the loop is closed: nobody waits any more
@@ -112,10 +149,11 @@ class _Queue:
         self._lock = threading.Lock()
         self._serving = False
 
-    def has_waiters(self, account: Account) -> bool:
-        """Tell whether somebody waits already for the same parent's bytes: a newcomer must not overtake."""
+    def ahead_of(self, account: Account, reserve: int) -> Account | None:
+        """Return an account for whose bytes somebody waits who came earlier, and must not be overtaken; or None."""
         with self._lock:
-            return any(one.account.parent is account.parent and not one.is_given_up for one in self._requests)
+            waited = {id(one.refused): one.refused for one in self._requests if not one.is_given_up}
+        return next((one for one in waited.values() if _takes_from(account, reserve, one)), None)
 
     def add(self, request: _Request) -> None:
         """Append a request and see to it that somebody serves."""
@@ -138,18 +176,21 @@ class _Queue:
             waiter.close()
 
     def _round(self) -> bool:
-        """Grant what can be granted, in order for each parent; False where nobody waits and the thread may end."""
+        """Grant what can be granted, in order for each account; False where nobody waits and the thread may end."""
         with self._lock:
             requests = list(self._requests)
         for pool in {id(one.pool): one.pool for one in requests}.values():
             pool.drain()
-        blocked, over = set[int](), set[int]()
+        waited: list[Account] = []
+        over = set[int]()
         for one in requests:
-            if id(one.account.parent) not in blocked:
-                if one.grant():
-                    over.add(id(one))
-                else:
-                    blocked.add(id(one.account.parent))
+            ahead = next((above for above in waited if _takes_from(one.account, one.reserve, above)), None)
+            if ahead is not None and not one.is_given_up:
+                one.refused = ahead
+            elif one.grant():
+                over.add(id(one))
+            else:
+                waited.append(one.refused)
         with self._lock:
             self._requests = [one for one in self._requests if id(one) not in over]
             self._serving = bool(self._requests)
