@@ -31,6 +31,7 @@ from tazza.adapters import onnxruntime
 RATE, FRAME, BEFORE = 16_000, 512, 64  # samples: a second, a frame, and what the model sees of the frame before
 MIB = 1 << 20
 RESONANCES = ((1.0, 700, 80), (0.5, 1220, 90), (0.25, 2600, 120))  # gain, Hz, half the width in Hz
+OUTPUT = ["speech_probs"]
 QUANTILES = (0.5, 0.9, 0.99)
 Samples = NDArray[np.float32]
 
@@ -155,7 +156,7 @@ class Service:
 
     def _detect(self, samples: Samples) -> list[float]:
         """The task: numbers come out and no array, so nothing of a request outlives its budget."""
-        probabilities: list[float] = self.model.run(framed(samples))["speech_probs"].tolist()
+        probabilities: list[float] = self.model.run(framed(samples), OUTPUT)["speech_probs"].tolist()
         return probabilities
 
     @property

@@ -69,22 +69,32 @@ def budget_of(ctx: tz.Context, name: str, reserve: int = KIB, timeout: float = T
     return ctx.memory.budget(None, name=name, reserve=reserve, timeout=timeout)
 
 
+def entered(budget: Budget) -> contextvars.Context:
+    """Enter a budget in a Python context of its own; `left` leaves it at a moment that the test chooses."""
+    frames = contextvars.copy_context()
+    frames.run(budget.__enter__)
+    return frames
+
+
+def left(budget: Budget, frames: contextvars.Context) -> None:
+    """Leave a budget that was `entered`: whoever waits is granted the reserve, and learns of it in the loop's turn."""
+    frames.run(budget.__exit__, None, None, None)
+
+
 def test_a_task_that_is_cancelled_when_it_was_admitted_stays_cancelled(ctx: tz.Context) -> None:
     """The reserve is set aside and the task told so, but it is cancelled before it wakes."""
 
     async def main() -> None:
         with ctx.memory.budget(KIB, name="all") as everything:
             holder, waiting = budget_of(ctx, "holder"), budget_of(ctx, "waiting")
-            hold = asyncio.Event()
-            first, second = (asyncio.create_task(enter(*one)) for one in ((holder, hold), (waiting, hold)))
-            await until(lambda: holder.account.reserve)
+            frames = entered(holder)
+            task = asyncio.create_task(enter(waiting, asyncio.Event()))
             await asyncio.sleep(0)
-            first.cancel()
-            await asyncio.gather(first, return_exceptions=True)
-            wait_until(lambda: waiting.account.reserve)  # granted: the call that wakes the task is queued in the loop
-            asyncio.get_running_loop().call_soon(second.cancel)
-            await asyncio.wait([second])
-            assert second.cancelled()
+            left(holder, frames)
+            assert waiting.account.reserve == KIB
+            asyncio.get_running_loop().call_soon(task.cancel)  # after the call that tells it of the grant
+            await asyncio.wait([task])
+            assert task.cancelled()
             assert everything.live == 0
 
     run(main())
@@ -93,19 +103,29 @@ def test_a_task_that_is_cancelled_when_it_was_admitted_stays_cancelled(ctx: tz.C
 def test_what_was_granted_too_late_goes_to_the_next(ctx: tz.Context) -> None:
     async def main() -> None:
         with ctx.memory.budget(KIB, name="all"):
-            hold = asyncio.Event()
-            holder, late, next_one = budget_of(ctx, "holder"), budget_of(ctx, "late"), budget_of(ctx, "next")
-            first = asyncio.create_task(enter(holder, hold))
-            await until(lambda: holder.account.reserve)
-            second = asyncio.create_task(enter(late))
-            third = asyncio.create_task(enter(next_one))
+            holder, late, next_one = (budget_of(ctx, name) for name in ("holder", "late", "next"))
+            frames = entered(holder)
+            tasks = [asyncio.create_task(enter(one)) for one in (late, next_one)]
             await asyncio.sleep(0)
-            first.cancel()
-            await asyncio.gather(first, return_exceptions=True)
-            wait_until(lambda: late.account.reserve)
-            second.cancel()
-            assert await third == "next"
-            assert second.cancelled()
+            left(holder, frames)
+            assert (late.account.reserve, next_one.account.reserve) == (KIB, 0)
+            tasks[0].cancel()
+            assert await tasks[1] == "next"
+            assert tasks[0].cancelled()
+
+    run(main())
+
+
+def test_memory_that_is_freed_admits_without_anybody_leaving(ctx: tz.Context) -> None:
+    """The helper sees it: no budget is left, and no loop turns for it."""
+
+    async def main() -> None:
+        with ctx.memory.budget(KIB, name="all"):
+            waiting, kept = budget_of(ctx, "waiting"), ctx.allocate(KIB)
+            task = asyncio.create_task(enter(waiting))
+            await asyncio.sleep(0)
+            del kept
+            assert await task == "waiting"
 
     run(main())
 

@@ -1,8 +1,11 @@
 """Admission: asyncio tasks that wait for the reserve of their budget, first come first served.
 
-One helper thread serves them all, as nobody may block the event loop. It gets a token whenever memory comes back,
-sets reserves aside on behalf of those who wait, and wakes their loops. A task that was cancelled meanwhile gets
-nothing: what was set aside for it is given back.
+Whoever leaves a budget sets reserves aside on behalf of those who wait, and wakes their loops. One helper thread does
+the same whenever memory comes back in another way, as nobody may block the event loop. A task that was cancelled
+meanwhile gets nothing: what was set aside for it is given back.
+
+Nobody is overtaken: a request waits where one that came earlier waits for the bytes of an account that it would take
+bytes of too.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from tazza.util.report import report
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["admit"]
+__all__ = ["admit", "serve"]
 
 
 async def admit(
@@ -56,6 +59,11 @@ async def admit(
             return
     blocking = account.parent.refuses(reserve) if account.parent is not None else None
     raise pool.exhausted(reserve, blocking or refused, account)
+
+
+def serve() -> None:
+    """Admit who can be admitted now; for those who gave something back, so that nobody has to wait for the helper."""
+    _queue.serve()
 
 
 def _above(account: Account) -> Iterator[Account]:
@@ -132,7 +140,7 @@ class _Request:
             granted, self._granted = self._granted, False
         if granted:
             self.account.set_aside(0)
-        wake()
+        serve()
 
     @property
     def is_given_up(self) -> bool:
@@ -142,15 +150,22 @@ class _Request:
 
 @final
 class _Queue:
-    """The requests of the process, oldest first, and the thread that serves them while there are any."""
+    """The requests of the process, oldest first, and the thread that serves them while there are any.
+
+    A coroutine that the collector closes may leave its budget anywhere, also where this thread holds a lock of the
+    queue: `_lock` is reentrant, the list is changed in place, and `_turn` is only ever tried.
+    """
 
     def __init__(self) -> None:
         self._requests: list[_Request] = []
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._turn = threading.Lock()
         self._serving = False
 
     def ahead_of(self, account: Account, reserve: int) -> Account | None:
         """Return an account for whose bytes somebody waits who came earlier, and must not be overtaken; or None."""
+        if not self._requests:
+            return None
         with self._lock:
             waited = {id(one.refused): one.refused for one in self._requests if not one.is_given_up}
         return next((one for one in waited.values() if _takes_from(account, reserve, one)), None)
@@ -163,11 +178,24 @@ class _Queue:
                 self._serving = True
                 threading.Thread(target=self._serve, name="tazza-admission", daemon=True).start()
 
+    def serve(self) -> None:
+        """Grant what can be granted, in order for each account, unless another thread is at it."""
+        if not self._requests:
+            return
+        if not self._turn.acquire(blocking=False):
+            wake()  # the helper looks again
+            return
+        try:
+            self._grant()
+        finally:
+            self._turn.release()
+
     def _serve(self) -> None:
         waiter = Waiter()
         try:
-            while self._round():
-                waiter.wait(60.0)
+            while self._is_needed():
+                self.serve()
+                waiter.wait_calmly(60.0)
         except BaseException as error:  # nobody could catch it here, and the next request starts another thread
             report("the admission of asyncio tasks to budgets failed", CleanupWarning, error=error)
             with self._lock:
@@ -175,26 +203,34 @@ class _Queue:
         finally:
             waiter.close()
 
-    def _round(self) -> bool:
-        """Grant what can be granted, in order for each account; False where nobody waits and the thread may end."""
+    def _is_needed(self) -> bool:
+        """Whether somebody waits; where nobody does the thread ends, and the next request starts another."""
+        with self._lock:
+            self._serving = bool(self._requests)
+            return self._serving
+
+    def _grant(self) -> None:
         with self._lock:
             requests = list(self._requests)
         for pool in {id(one.pool): one.pool for one in requests}.values():
             pool.drain()
         waited: list[Account] = []
-        over = set[int]()
+        parents, over = set[int](), set[int]()
         for one in requests:
+            parent = id(one.account.parent)
+            if parent in parents and not one.is_given_up:
+                continue
             ahead = next((above for above in waited if _takes_from(one.account, one.reserve, above)), None)
             if ahead is not None and not one.is_given_up:
                 one.refused = ahead
             elif one.grant():
                 over.add(id(one))
+                continue
             else:
                 waited.append(one.refused)
+            parents.add(parent)
         with self._lock:
-            self._requests = [one for one in self._requests if id(one) not in over]
-            self._serving = bool(self._requests)
-            return self._serving
+            self._requests[:] = [one for one in self._requests if id(one) not in over]
 
 
 _queue = _Queue()

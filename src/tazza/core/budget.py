@@ -6,7 +6,7 @@ import threading
 from types import TracebackType
 from typing import Any, NoReturn, Self, final
 
-from tazza.core.admission import admit
+from tazza.core.admission import admit, serve
 from tazza.core.pool import MemoryPool
 from tazza.errors import BusyError, UsageError
 from tazza.hot import Account, Frame, Scope, frame_of, wake
@@ -114,6 +114,7 @@ class Budget(Scope):
             last = self._entries == 0
         if last and self.account.reserve:
             self.account.set_aside(0)
+            serve()
             wake()
 
     def _check(self) -> None:
