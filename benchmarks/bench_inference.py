@@ -20,8 +20,8 @@ import tazza as tz
 from benchmarks.harness import Area, Budget, Case, Missing
 from examples.inference_server import Samples, Service, framed, model_file, voice
 
-CLIENTS, REQUESTS, ROUNDS = 64, 256, 9
-SECONDS = 0.5  # of sound in a request
+CLIENTS, REQUESTS, ROUNDS = 64, 192, 5
+SECONDS = 1.0  # of sound in a request
 
 Infer = Callable[[Samples], Awaitable[list[float]]]
 
@@ -72,10 +72,10 @@ def area() -> Area:
         return Area(cases=[Missing(name, f"{error}; pip install '.[interop]'") for name in names])
     ctx = tz.context("cpu", memory_limit="1GiB")
     ours, plain = Service(ctx), Plain(len(ctx.device.cores))
-    runner, samples = asyncio.Runner(), voice(SECONDS)
+    samples = voice(SECONDS)
 
     def once(infer: Infer) -> list[float]:
-        return runner.run(load(infer, samples))
+        return asyncio.run(load(infer, samples))
 
     sides: dict[str, Infer] = {"tazza": ours.infer, "onnxruntime": plain.infer}
     seen: dict[str, list[float]] = {}

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -160,8 +161,8 @@ def test_memory_is_flat(ctx: tz.Context, record_property: Callable[[str, object]
     record_property("live bytes a request", round(slopes[1], 2))
     print(f"{REQUESTS} requests: resident {slopes[0]:+.1f}, live {slopes[1]:+.1f} bytes a request")
     assert len({live for _, live in seen}) == 1
-    # A request takes 40 KiB or so: one in a hundred that is not given back would be seen.
-    assert slopes[0] < 400
+    # A request takes 40 KiB or so: 50 that are not given back would be seen, and what the allocator does is not.
+    assert slopes[0] * REQUESTS < 2 * MIB
 
 
 def test_cancelled_requests_give_everything_back(ctx: tz.Context, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -426,6 +427,14 @@ def test_a_failing_model_is_the_servers_fault(ctx: tz.Context, monkeypatch: pyte
         await server.stop(TIMEOUT)
 
     run(main())
+
+
+def test_the_page_shows_the_code_of_the_example() -> None:
+    page = (ROOT / "docs" / "guides" / "inference-server.md").read_text("utf-8")
+    code = (ROOT / "examples" / "inference_server.py").read_text("utf-8")
+    shown = re.findall(r"^```py\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert shown
+    assert [block for block in shown if block not in code] == []
 
 
 def test_the_example_demonstrates_itself(capsys: pytest.CaptureFixture[str]) -> None:

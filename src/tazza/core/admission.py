@@ -167,8 +167,10 @@ class _Queue:
         if not self._requests:
             return None
         with self._lock:
-            waited = {id(one.refused): one.refused for one in self._requests if not one.is_given_up}
-        return next((one for one in waited.values() if _takes_from(account, reserve, one)), None)
+            for one in self._requests:
+                if not one.is_given_up and _takes_from(account, reserve, one.refused):
+                    return one.refused
+        return None
 
     def add(self, request: _Request) -> None:
         """Append a request and see to it that somebody serves."""
@@ -212,10 +214,10 @@ class _Queue:
     def _grant(self) -> None:
         with self._lock:
             requests = list(self._requests)
-        for pool in {id(one.pool): one.pool for one in requests}.values():
+        for pool in {one.pool for one in requests}:
             pool.drain()
         waited: list[Account] = []
-        parents, over = set[int](), set[int]()
+        parents, over = set[int](), list[_Request]()
         for one in requests:
             parent = id(one.account.parent)
             if parent in parents and not one.is_given_up:
@@ -224,13 +226,14 @@ class _Queue:
             if ahead is not None and not one.is_given_up:
                 one.refused = ahead
             elif one.grant():
-                over.add(id(one))
+                over.append(one)
                 continue
             else:
                 waited.append(one.refused)
             parents.add(parent)
         with self._lock:
-            self._requests[:] = [one for one in self._requests if id(one) not in over]
+            for one in over:
+                self._requests.remove(one)
 
 
 _queue = _Queue()
