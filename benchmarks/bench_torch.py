@@ -12,6 +12,7 @@ from tazza.demo import autograd, network
 
 BATCHES = (32, 128)
 _RATE, _MOMENTUM = 0.05, 0.9
+_STEPS = 5  # in one run of a statement: a single one is as long as the machine's hiccups
 _ARGUMENTS = f"parameters, velocity, images, labels, {_RATE}, {_MOMENTUM}"
 _STEP = f"step({_ARGUMENTS})"
 _WITH = "with scope:\n    pass"
@@ -78,4 +79,5 @@ def _case(torch: ModuleType, name: str, statement: str, side: str, batch: int) -
     torch.set_num_threads(1)
     ctx = _context()
     steps = Steps(torch, ctx, batch)
-    return Case(name, statement, {"ctx": ctx, "step": steps.step, **getattr(steps, side)})
+    names = {"ctx": ctx, "step": steps.step, **getattr(steps, side)}
+    return Case(name, f"{statement}\n" * _STEPS, names, operations=_STEPS)

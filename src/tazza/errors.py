@@ -14,12 +14,14 @@
     │   └── ForkedError                           the object belongs to the process before a fork
     ├── BackendUnavailableError (ImportError)     the backend cannot be used here, with reason and hint
     ├── UnsupportedError (NotImplementedError)    this device cannot do that; names what can
+    │   └── ExportError (BufferError)             memory cannot be handed out in the way that was asked for
     ├── WaitTimeoutError (TimeoutError)           a wait ended by its timeout; nothing was cancelled
     ├── TaskError                                 what became of a task
     │   ├── CancelledTaskError                    the task was cancelled before it started
     │   ├── UpstreamError                         a task that this one needs failed or was cancelled
     │   └── EscapedViewError                      a launched function kept a view of device memory
     ├── CheckpointError (ValueError)              a state file is damaged, foreign or does not fit
+    ├── SharedMemoryError (ValueError)            a shared segment is gone, damaged, foreign or does not fit
     ├── BackendError (RuntimeError)               the world's failure: driver, library, device
     │   ├── OutOfMemoryError (MemoryError)        no memory within the limits; names the largest holders
     │   └── DeviceLostError                       sticky: every later call on the device fails
@@ -47,12 +49,14 @@ __all__ = [
     "DeadlockError",
     "DeviceLostError",
     "EscapedViewError",
+    "ExportError",
     "ForkedError",
     "InternalError",
     "LeakWarning",
     "NoCurrentContextError",
     "OutOfMemoryError",
     "QueueFullError",
+    "SharedMemoryError",
     "TaskError",
     "TazzaError",
     "UnsupportedError",
@@ -129,6 +133,10 @@ class UnsupportedError(TazzaError, NotImplementedError):
     """The device or backend does not have this ability; the message names what to use instead."""
 
 
+class ExportError(UnsupportedError, BufferError):
+    """A buffer cannot be handed to another library in the way that it asks for; the message names what can."""
+
+
 class WaitTimeoutError(TazzaError, TimeoutError):
     """A wait ended by its timeout. What was waited for goes on and nothing was cancelled."""
 
@@ -163,6 +171,10 @@ class EscapedViewError(TaskError):
 
 class CheckpointError(TazzaError, ValueError):
     """A state file is damaged, was written by something else, or does not fit this context."""
+
+
+class SharedMemoryError(TazzaError, ValueError):
+    """A shared segment is gone with its creator, was made by something else, is damaged, or does not fit."""
 
 
 class BackendError(TazzaError, RuntimeError):

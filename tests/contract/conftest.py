@@ -40,7 +40,10 @@ SETTINGS = [
     Setting("sim:0", devices=1),
     Setting("sim:1", devices=2),
     Setting("sim:5", devices=8),
-    *(Setting("sim:0", without=ability) for ability in ("cross_device_wait", "peer_copy", "timing", "float64")),
+    *(
+        Setting("sim:0", without=ability)
+        for ability in ("cross_device_wait", "peer_copy", "timing", "float64", "pinned")
+    ),
 ]
 
 

@@ -273,6 +273,21 @@ def test_the_limit_binds_outputs() -> None:
         assert ctx.to_numpy(run.run({"x": [1.0], "shape": [10]})["total"]) == 10
 
 
+def test_the_models_size_is_charged_while_it_is_open() -> None:
+    with tz.open("cpu", memory_limit=2 * len(EXPAND)) as ctx:
+        first = session(ctx, EXPAND)
+        assert ctx.memory.stats().live == len(EXPAND)
+        assert ctx.memory.holders()[0][0] == "a model's weights"
+        with session(ctx, EXPAND), pytest.raises(OutOfMemoryError, match="a model's weights"):
+            session(ctx, EXPAND)
+        with pytest.raises(BackendError, match="cannot be loaded"):
+            session(ctx, EXPAND[:-20])
+        assert ctx.memory.stats().live == len(EXPAND)
+        del first
+        gc.collect()
+        assert ctx.memory.stats().live == 0
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space are Linux's")
 @pytest.mark.parametrize("arena", ["none", "keep"])
 def test_its_own_out_of_memory_is_ours(arena: str) -> None:

@@ -144,6 +144,16 @@ def test_out_of_memory_is_recognised(adapter: TorchAdapter) -> None:
     assert not adapter.is_out_of_memory(MemoryError("can't allocate memory"))
 
 
+def test_its_out_of_memory_errors_carry_the_account(ctx: tz.Context) -> None:
+    held = ctx.allocate(4096, label="weights")
+    for scope in (ctx, ctx.bind()):
+        with pytest.raises(RuntimeError, match="can't allocate memory") as caught, scope:
+            torch.empty(1 << 50)
+        (note,) = caught.value.__notes__
+        assert "weights 4.0 KiB" in note
+    held.close()
+
+
 def test_a_generator_seeded_from_ours(ctx: tz.Context) -> None:
     before = ctx.random.state()
     first = torch.randn(5, generator=generator(ctx.random))

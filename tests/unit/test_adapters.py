@@ -15,6 +15,7 @@ import pytest
 import tazza as tz
 from tazza.core import registry
 from tazza.core.adapter import Adapter
+from tests.interop import need
 
 OURS = ("jax", "onnxruntime", "pyarrow", "torch")
 
@@ -46,7 +47,7 @@ def test_ours_are_registered_and_need_no_library_to_be_imported(library: str) ->
 @pytest.mark.interop
 @pytest.mark.parametrize("library", OURS)
 def test_examples_run(library: str) -> None:
-    pytest.importorskip(library, reason=f"{library} is not installed; pip install '.[interop]'")
+    need(library)
     module = importlib.import_module(f"tazza.adapters.{library}")
     result = doctest.testmod(module, extraglobs={"tz": tz})
     assert result.attempted

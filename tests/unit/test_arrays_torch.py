@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import array_api_compat.torch
 import numpy as np
 import pytest
 
@@ -19,6 +19,7 @@ from tazza.errors import ArgumentError, OutOfMemoryError, UnsupportedError, Usag
 from tests.interop import need
 
 torch = need("torch")
+compat = importlib.import_module("array_api_compat.torch")
 pytestmark = pytest.mark.interop
 
 TIMEOUT = 20.0
@@ -226,7 +227,7 @@ def test_arrays_move_between_libraries_and_devices(ctx: tz.Context) -> None:
         made = ctx.launch(torch.arange, 4)
         assert sim.to_numpy(sim.launch(np.sum, made)).tolist() == 6
         assert ctx.launch(torch.sum, sim.launch(np.ones, 3)).result(TIMEOUT) == 3
-        with pytest.raises(WrongDeviceError, match=r"torch.Tensor of the host; move it with ctx.asarray"):
+        with pytest.raises(WrongDeviceError, match=r"a torch array of the host; move it with ctx.asarray"):
             sim.launch(np.sum, torch.ones(3))
         with pytest.raises(ArgumentError, match="require gradient"):
             sim.asarray(torch.ones(3, requires_grad=True))
@@ -292,7 +293,7 @@ def test_tasks_on_worker_streams_keep_the_graph(ctx: tz.Context) -> None:
 
 
 def test_the_namespace(ctx: tz.Context) -> None:
-    assert ctx.xp is array_api_compat.torch
+    assert ctx.xp is compat
     with ctx.on(ctx.new_stream()):
         with pytest.raises(UsageError, match="launch"):
             _ = ctx.xp

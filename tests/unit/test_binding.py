@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
@@ -113,6 +114,16 @@ def test_the_stream_and_budget_stay_those_that_are_current(world: World, ctx: tz
     assert (world.devices, world.log.count("bind planted_a")) == (OWN, 1)
     with tz.open("sim:0") as sim, pytest.raises(UsageError, match="launch"):
         sim.bind().__enter__()
+
+
+def test_a_library_that_is_still_being_imported_is_left_alone(world: World, ctx: tz.Context) -> None:
+    world.a.__spec__ = spec = ModuleSpec("planted_a", None)
+    spec._initializing = True  # type: ignore[attr-defined]  # what Python's import system sets
+    with ctx.bind():
+        assert world.devices == ("its own", "cpu:0")
+    del spec._initializing  # type: ignore[attr-defined]
+    with ctx.bind():
+        assert world.devices == BOUND
 
 
 def test_it_nests_and_is_entered_again(world: World, ctx: tz.Context) -> None:

@@ -118,7 +118,7 @@ def test_asyncio_tasks_are_charged_apart() -> None:
             pass
         return await asyncio.gather(request(first, 10, asyncio.Event()), request(second, 20, asyncio.Event()))
 
-    assert asyncio.run(main()) == (0, 0)
+    assert tuple(asyncio.run(main())) == (0, 0)
 
 
 def test_a_refusal_is_numpys_inside_and_ours_outside() -> None:

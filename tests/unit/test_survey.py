@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import doctest
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
 import tazza as tz
+from tazza.core import recording, snapshot
+from tazza.core.snapshot import MemorySnapshot
 from tazza.hot import HOOKED
 from tazza.testing import simulate
 
 ALLOWED = 64 << 20  # bytes that may stay unexplained, and two hundredths of what is used
 
 
-def headings(snapshot: tz.MemorySnapshot) -> dict[str, int]:
+def headings(snapshot: MemorySnapshot) -> dict[str, int]:
     return {heading.name: heading.nbytes for heading in snapshot.headings}
 
 
@@ -26,10 +30,10 @@ def test_the_host_adds_up_to_what_the_system_reports() -> None:
         touched = ctx.asarray(np.ones(4 << 20), copy=True)
         untouched = ctx.allocate(64 << 20)
         arrays = [np.ones(1 << 20), np.empty(8 << 20)]
-        snapshot = ctx.memory.snapshot()
-        found = headings(snapshot)
-        assert sum(found.values()) == snapshot.used <= snapshot.total
-        assert abs(found["unexplained"]) <= ALLOWED + snapshot.used // 50, found
+        seen = ctx.memory.snapshot()
+        found = headings(seen)
+        assert sum(found.values()) == seen.used <= seen.total
+        assert abs(found["unexplained"]) <= ALLOWED + seen.used // 50, found
         assert found["live"] >= (32 << 20) + (64 << 20)
         assert found["not touched yet"] <= -(60 << 20)
         if HOOKED:
@@ -68,13 +72,13 @@ def test_fragmentation_is_measured_against_the_largest_block_that_fits() -> None
         blocks: list[Any] = [ctx.allocate(1024) for _ in range(16)]
         whole = ctx.memory.snapshot()
         del blocks[::2]
-        snapshot = ctx.memory.snapshot()
-        free = sum(b.nbytes for s in snapshot.segments for b in s.blocks if b.state == "free")
+        seen = ctx.memory.snapshot()
+        free = sum(b.nbytes for s in seen.segments for b in s.blocks if b.state == "free")
         assert free == sum(b.nbytes for s in whole.segments for b in s.blocks if b.state == "free") + 8 * 1024
-        assert snapshot.largest_placeable >= 1024
-        assert snapshot.fragmentation == pytest.approx(1 - snapshot.largest_placeable / free)
-        assert snapshot.fragmentation > 0.3
-        sizes = [block.requested for s in snapshot.segments for block in s.blocks if block.state == "live"]
+        assert seen.largest_placeable >= 1024
+        assert seen.fragmentation == pytest.approx(1 - seen.largest_placeable / free)
+        assert seen.fragmentation > 0.3
+        sizes = [block.requested for s in seen.segments for block in s.blocks if block.state == "live"]
         assert sizes == [1024] * 8
         blocks.clear()
         ctx.memory.trim()
@@ -94,6 +98,11 @@ def test_holdings_are_by_owner_label_and_library() -> None:
         balance = [one for one in ctx.memory.snapshot().balances if one.owner[-1] == "model"]
         assert [(one.live, one.limit, one.ooms) for one in balance] == [(266, None, 0)]
         del kept, charge, budget
+
+
+@pytest.mark.parametrize("module", [recording, snapshot])
+def test_examples_of_what_memory_returns_run(module: ModuleType) -> None:
+    assert doctest.testmod(module).failed == 0
 
 
 def test_a_snapshot_is_saved_by_its_suffix(tmp_path: Path) -> None:

@@ -20,9 +20,10 @@ What comes from the context:
 | spinning of idle threads | off: the processors belong to the context's other tasks too |
 | deterministic computation | ``ctx.spec.deterministic`` |
 | memory of outputs | the context's pool, charged to what is current: budgets and limits bind it |
+| memory of weights | ONNX Runtime's own; the size of the model is charged while the session is open |
 
-Weights and intermediate results are in ONNX Runtime's own memory, which has no statistics that Python can read: the
-account shows them as *other of this process*.
+Intermediate results are in ONNX Runtime's own memory, which has no statistics that Python can read: the account shows
+them as *other of this process*. A program that knows how much a run takes says so: ``ctx.memory.charge(nbytes)``.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from typing import Any, Final, Literal, cast, final
 import numpy as np
 
 from tazza.core.adapter import Adapter
+from tazza.core.charge import Charge
 from tazza.core.context import Context
 from tazza.errors import (
     ArgumentError,
@@ -117,6 +119,7 @@ def session(
         BackendUnavailableError: onnxruntime cannot be imported.
         UnsupportedError: the context's device does not run functions of the host.
         ArgumentError: another value of `arena`.
+        OutOfMemoryError: there is no room for the model within the limits.
         BackendError: the model cannot be loaded; says why.
     """
     if not ctx.device.capabilities.host_functions:
@@ -127,11 +130,13 @@ def session(
     threads = _threads(ctx)
     options = _options(runtime, ctx, threads, arena, config or {})
     source = model if isinstance(model, bytes) else os.fspath(model)
+    charge = ctx.memory.charge(_size(source), label="a model's weights", library=_BACKEND)
     try:
         made = runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except _failures(runtime) as error:
+        charge.close()
         raise _error(error, "load", f"the model cannot be loaded: {error}") from error
-    return Session(ctx, made, threads=threads, shrink=arena == "shrink")
+    return Session(ctx, made, charge, threads=threads, shrink=arena == "shrink")
 
 
 @final
@@ -143,8 +148,8 @@ class Session:
         threads: how many work on one run, the caller's among them.
     """
 
-    def __init__(self, ctx: Context, native: Any, *, threads: int, shrink: bool) -> None:
-        self._context, self._native, self._shrink = ctx, native, shrink
+    def __init__(self, ctx: Context, native: Any, charge: Charge, *, threads: int, shrink: bool) -> None:
+        self._context, self._native, self._charge, self._shrink = ctx, native, charge, shrink
         self.threads: Final = threads
         self.inputs: Final = {port.name: port for port in map(_port, native.get_inputs())}
         self.outputs: Final = {port.name: port for port in map(_port, native.get_outputs())}
@@ -187,6 +192,7 @@ class Session:
     def close(self) -> None:
         """Let go of the model once runs that are under way are over; idempotent."""
         self._native = None
+        self._charge.close()
 
     @property
     def context(self) -> Context:
@@ -237,6 +243,13 @@ class Session:
         if isinstance(result, np.ndarray) and result.dtype.kind in _NUMERIC:
             return self._context.asarray(result, copy=True)
         return result
+
+
+def _size(model: str | bytes) -> int:
+    """Bytes of a model; 0 for a file that is not there, which loading it will say. External data is not counted."""
+    if isinstance(model, bytes):
+        return len(model)
+    return os.path.getsize(model) if os.path.isfile(model) else 0
 
 
 def _threads(ctx: Context) -> int:

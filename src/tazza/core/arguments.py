@@ -46,7 +46,8 @@ class Arguments:
             self.buffers.append(leaf)
             self.needs += making(leaf, self._stream)
         elif is_array(leaf) and not self._context.arrays.owns(leaf):
-            raise self._wrong_device(f"a {type(leaf).__module__}.{type(leaf).__name__} of the host")
+            library = type(leaf).__module__.partition(".")[0]
+            raise self._wrong_device(f"a {'NumPy' if library == 'numpy' else library} array of the host")
 
     def _sort_task(self, task: Task) -> None:
         context = self._context

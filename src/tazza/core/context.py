@@ -23,9 +23,9 @@ from tazza.core.generator import Generator
 from tazza.core.health import Health
 from tazza.core.kernel import accesses, buffers_of
 from tazza.core.memory import Memory
-from tazza.core.pool import MemoryPool
+from tazza.core.pool import pool_of
 from tazza.core.runner import Runner
-from tazza.core.runtime import DeviceRuntime, runtime_of
+from tazza.core.runtime import runtime_of
 from tazza.core.scope import StreamScope, flattened
 from tazza.core.shortage import explain, report_leaks
 from tazza.core.spec import Spec
@@ -77,7 +77,7 @@ class Context(ContextCore):
         self.failures = Failures()
         self._runners: list[Runner] = []
         self._lock = threading.Lock()
-        self._pool = _pool_of(runtime, spec.pool)
+        self._pool = pool_of(runtime, spec.pool)
         self.pool = self._pool.pool
         self.account = Account(f"context on {chosen.name}", spec.memory_limit, runtime.account)
         self.account.pool = self.pool
@@ -298,7 +298,7 @@ class Context(ContextCore):
 
     @property
     def memory(self) -> Memory:
-        """What the context holds: statistics, limit, holders, trim."""
+        """What the context holds: statistics, limit, holders, trim; and the host memory beside the device's."""
         return self._memory
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -390,7 +390,7 @@ class Context(ContextCore):
 
     def _live_runners(self) -> list[Runner]:
         with self._lock:
-            self._runners = [runner for runner in self._runners if not (runner.closed and runner.mark().is_done)]
+            self._runners = [runner for runner in self._runners if not runner.is_over]
             return list(self._runners)
 
     @property
@@ -486,11 +486,3 @@ class Context(ContextCore):
 def _running_task() -> Task | None:
     frame = top()
     return None if frame is None else cast("Task | None", frame.task)
-
-
-def _pool_of(runtime: DeviceRuntime, kind: str) -> MemoryPool:
-    with runtime.lock:
-        pool = runtime.pools.get(kind)
-        if pool is None:
-            pool = runtime.pools[kind] = MemoryPool(runtime, kind)
-        return cast(MemoryPool, pool)

@@ -11,8 +11,9 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import enum
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, NoReturn, final
 
 from tazza.core.completion import (
@@ -150,6 +151,27 @@ class Waitable(abc.ABC):
                 self._lose(error)
         return self._done.is_set
 
+    def block_told(self, timeout: float, stream: Any = None) -> bool:
+        """Call `block` and say to whoever listens that a stream stands still for it, or else this thread."""
+        if point.listeners is None:
+            return self.block(timeout)
+        with self.told(stream):
+            return self.block(timeout)
+
+    @contextlib.contextmanager
+    def told(self, stream: Any = None) -> Iterator[None]:
+        """Say around the body that a stream, or this thread, stands still until this is over."""
+        self.tell("begin", stream)
+        try:
+            yield
+        finally:
+            self.tell("end", stream)
+
+    def tell(self, kind: str, stream: Any = None) -> None:
+        """Say that standing still for it begins or ends now."""
+        if point.listeners is not None:
+            emit(Operation(kind, stream, "wait", subject=self))
+
     def _lose(self, error: BackendError) -> None:
         self.finish(error)
         if self.stream is not None:
@@ -179,7 +201,7 @@ class Waitable(abc.ABC):
             return
         self.refuse_waiting_for_oneself()
         seconds = timeout_or_default(timeout)
-        if not self.block(seconds):
+        if not self.block_told(seconds):
             raise WaitTimeoutError(f"{self!r} is not over after {seconds:g} s; nothing was cancelled")
 
     def raise_outcome(self) -> None:

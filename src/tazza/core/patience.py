@@ -94,7 +94,10 @@ def _may_come_back(runtime: Any, refused: Account) -> bool:
 
 
 def _is_pending(runtime: Any, refused: Account) -> bool:
-    return any(is_charged(block, refused) for pool in list(runtime.pools.values()) for block in pool.pool.waiting())
+    if any(is_charged(block, refused) for pool in list(runtime.pools.values()) for block in pool.pool.waiting()):
+        return True
+    held = (runner.letting_go(lambda held: is_charged(held.block, refused)) for runner in runtime.runners())
+    return any(event is not None for event in held)
 
 
 def _others_work() -> bool:

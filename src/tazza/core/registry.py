@@ -78,6 +78,7 @@ _NAMES: dict[str, str] = {
     "arrays.host.torch": "tazza.arrays.host_torch:HostTorch",
     "arrays.device.numpy": "tazza.arrays.device_numpy:DeviceNumpy",
     "context.cpu": "tazza.contexts.cpu:CPUContext",
+    "foreign.describe": "tazza.core.foreign:describe",
     "dnn.reference": "tazza.dnn.reference:ReferenceDnn",
     "pages.memory": "tazza.pages.memory:write",
     "pages.torch_snapshot": "tazza.pages.torch_snapshot:write",

@@ -39,6 +39,7 @@ class DeviceRuntime:
         self._runners: list[Any] = []
         self.in_flight: dict[int, str] = {}
         self.orphans: list[Any] = []  # runners whose streams were dropped, for `check` to close
+        self.loans: list[Any] = []  # borrowed memory whose scope is over and whose uses may not be, for `check` to end
         self.lock = threading.RLock()  # looking at an event under it may find the device lost, which takes it again
         self.generation = generation()
         self._lost: DeviceLostError | None = None
@@ -63,6 +64,22 @@ class DeviceRuntime:
             except IndexError:  # another thread took the last one
                 return
             runner.close()
+        if self.loans:
+            self.end_loans()
+
+    def end_loans(self) -> None:
+        """Give back borrowed memory that nothing uses any more; calls foreign code, so never under a lock."""
+        for _ in range(len(self.loans)):
+            try:
+                loan = self.loans.pop(0)  # now nobody else has it, whatever the code that it calls does
+            except IndexError:  # another thread took the last one
+                return
+            over = False
+            try:
+                over = loan.end()
+            finally:
+                if not over:
+                    self.loans.append(loan)
 
     def check_process(self) -> None:
         """Raise in a process that was forked after the device was opened."""
@@ -118,7 +135,7 @@ class DeviceRuntime:
     def add_runner(self, runner: Any) -> None:
         """Know a runner until it is closed and idle."""
         with self.lock:
-            self._runners = [known for known in self._runners if not (known.closed and known.mark().is_done)]
+            self._runners = [known for known in self._runners if not known.is_over]
             self._runners.append(runner)
 
     def runners(self) -> list[Any]:

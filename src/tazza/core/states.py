@@ -122,6 +122,10 @@ class State:
             del self._waiting[name]
         self._objects[name] = obj
 
+    def forget(self) -> None:
+        """Drop every registered object. Internal: for whoever ends a run, and looks what still lives after it."""
+        self._objects.clear()
+
     def unregister(self, name: str) -> None:
         """Forget the object registered under `name`."""
         if self._objects.pop(name, None) is None:

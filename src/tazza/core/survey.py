@@ -24,12 +24,14 @@ _WORKSPACE = "workspace"
 
 def survey(runtime: DeviceRuntime) -> MemorySnapshot:
     """Take the account of the memory that a device lies in, of all runtimes that share it."""
-    sharing = [other for other in live_runtimes() if other.info.memory_domain == runtime.info.memory_domain]
-    for other in sharing:
-        for pool in list(other.pools.values()):
-            pool.drain()
+    domain = runtime.info.memory_domain
+    sharing = [other for other in live_runtimes() if other.info.memory_domain == domain]
+    # Contexts of other devices have pools in the host's memory too.
+    pools = [pool for other in live_runtimes() for pool in list(other.pools.values()) if _domain(pool) == domain]
+    for pool in pools:
+        pool.drain()
     use = runtime.driver.memory_use(runtime.info)
-    segments = tuple(segment for other in sharing for segment in _segments(other))
+    segments = tuple(segment for pool in pools for segment in _segments(pool))
     foreign = [block for other in sharing for block in foreign_blocks(other)]
     recording = runtime.recording
     events, lost = recording.events() if recording is not None else ((), 0)
@@ -137,28 +139,29 @@ def _foreign(runtime: DeviceRuntime) -> list[Heading]:
 # Blocks and segments -------------------------------------------------------------------------------------------------
 
 
-def _segments(runtime: DeviceRuntime) -> list[Segment]:
-    found = []
-    for kind, memory_pool in list(runtime.pools.items()):
-        pool = memory_pool.pool
-        with process.lock:
-            waiting = {id(block) for block in pool.waiting()}
-            lanes = [*pool.lanes, *(lane for lane, _ in pool.closing)]
-            ranges = {
-                address: nbytes
-                for lane in lanes
-                for heap in (lane.small, lane.large)
-                for address, nbytes in heap.segments.items()
-            }
-            blocks = []
-            for block in list(pool.blocks.values()):
-                if block.island:
-                    ranges[block.address] = block.nbytes
-                state = "free" if not block.live else "pending" if id(block) in waiting else "live"
-                if state != "free":
-                    blocks.append(_recorded(runtime, block, state))
-        found += _filled(ranges, blocks, kind)
-    return sorted(found, key=lambda segment: segment.address)
+def _domain(memory_pool: Any) -> str:
+    return str(memory_pool.supply.owner.info.memory_domain)
+
+
+def _segments(memory_pool: Any) -> list[Segment]:
+    pool, runtime = memory_pool.pool, memory_pool.runtime
+    with process.lock:
+        waiting = {id(block) for block in pool.waiting()}
+        lanes = [*pool.lanes, *(lane for lane, _ in pool.closing)]
+        ranges = {
+            address: nbytes
+            for lane in lanes
+            for heap in (lane.small, lane.large)
+            for address, nbytes in heap.segments.items()
+        }
+        blocks = []
+        for block in list(pool.blocks.values()):
+            if block.island:
+                ranges[block.address] = block.nbytes
+            state = "free" if not block.live else "pending" if id(block) in waiting else "live"
+            if state != "free":
+                blocks.append(_recorded(runtime, block, state))
+    return sorted(_filled(ranges, blocks, memory_pool.kind), key=lambda segment: segment.address)
 
 
 def _filled(ranges: dict[int, int], blocks: list[RecordedBlock], kind: str) -> list[Segment]:

@@ -25,6 +25,7 @@ from tazza.errors import (
 )
 from tazza.hot import Buffer, Frame, run_in
 from tazza.spi import Handle
+from tazza.util.log import info
 
 __all__ = ["Task", "TaskSubmission", "wait"]
 
@@ -145,6 +146,7 @@ class Task(Waitable):
         if error is not None:
             self._failure = Failure(self.label, error, self.stream.runner)
             self.context.failures.add(self._failure)
+            info("tazza.task", "task %r failed on %r: %s: %s", self.label, self.stream, type(error).__name__, error)
         self.finish(error)
 
     def next_child_key(self) -> tuple[int, ...]:
@@ -203,6 +205,8 @@ class Task(Waitable):
 class TaskSubmission(Submission):
     """A task in its stream's FIFO."""
 
+    is_host_function = True
+
     __slots__ = ("_args", "_frame", "_function", "_moved", "task")
 
     def __init__(
@@ -233,7 +237,7 @@ class TaskSubmission(Submission):
     def hand_over(self, queue: Handle) -> None:
         runtime = self.stream.runtime
         try:
-            runtime.driver.enqueue(runtime.info, queue, self.run)
+            runtime.driver.enqueue(runtime.info, queue, self.perform)
             handle = runtime.driver.event_record(runtime.info, queue, False)
         except BackendError as error:
             self.fail(runtime.lost() or error)  # the first cause, where this is only its echo
@@ -308,12 +312,8 @@ class TaskSubmission(Submission):
     def _move(self, source: Task) -> Any:
         context = self.task.context
         if context.spec.transfer == "log":
-            import logging  # late: few programs ask for this
-
             here, there = context.device, source.context.device
-            logging.getLogger("tazza.transfer").info(
-                "result of %r moves from %s to %s for %r", source.label, there, here, self.label
-            )
+            info("tazza.transfer", "result of %r moves from %s to %s for %r", source.label, there, here, self.label)
         return run_in(self._frame, map_leaves, (context.private_copy, source._result), {})
 
     def _refuse_failed_needs(self) -> None:

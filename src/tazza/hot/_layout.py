@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,7 +14,18 @@ import numpy.typing as npt
 from tazza.errors import ArgumentError
 from tazza.memory.sizing import LARGEST
 
-__all__ = ["Layout", "allocation_layout", "extent", "slice_bytes", "slice_elements", "view_layout", "whole_nbytes"]
+__all__ = [
+    "Layout",
+    "allocation_layout",
+    "extent",
+    "lent_layout",
+    "slice_bytes",
+    "slice_elements",
+    "view_layout",
+    "whole_nbytes",
+]
+
+_LAST_ADDRESS = 2 * sys.maxsize + 1
 
 
 class Layout(NamedTuple):
@@ -95,6 +107,36 @@ def view_layout(
     if strides is not None and _overlaps(extents, steps, resolved.itemsize):
         raise ArgumentError(f"strides {steps} let elements of shape {extents} and dtype {resolved} overlap")
     return resolved, Layout(0, high - low, extents, steps)
+
+
+def lent_layout(
+    address: int, shape: tuple[int, ...], strides: tuple[int, ...] | None, itemsize: int
+) -> tuple[Layout, bool]:
+    """Return the layout of memory that somebody else describes, and whether its elements overlap.
+
+    Args:
+        address: of element ``[0, 0, ...]``; the layout's offset is 0.
+        strides: bytes between elements; None for C order. Those of axes shorter than two elements mean nothing.
+
+    Raises:
+        ArgumentError: a length is negative, or the bytes do not fit into an address space.
+    """
+    if shape and min(shape) < 0:
+        raise ArgumentError.of("obj", shape, "a shape without negative lengths")
+    empty, order = 0 in shape, _c_order(shape, itemsize)
+    steps, overlapping = order, False
+    low, high = 0, 0 if empty else math.prod(shape) * itemsize
+    if not (strides is None or strides == order or empty):
+        triples = zip(shape, strides, order, strict=True)
+        steps = tuple(expected if length == 1 else step for length, step, expected in triples)
+        low, high = _span(shape, steps, itemsize)
+        overlapping = _overlaps(shape, steps, itemsize)
+    covered = order[0] * max(shape[0], 1) if shape else itemsize  # also where one length is 0
+    if covered > LARGEST or high - low > LARGEST:
+        raise ArgumentError.of("obj", f"shape {shape} with strides {steps}", "memory of at most 2**62 bytes")
+    if high > low and not 0 < address + low <= address + high <= _LAST_ADDRESS:
+        raise ArgumentError.of("obj", f"bytes {low} to {high} around address {address:#x}", "memory that can exist")
+    return Layout(0, high - low, shape, steps), overlapping
 
 
 def slice_bytes(key: slice, nbytes: int) -> Layout:

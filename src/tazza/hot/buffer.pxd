@@ -20,12 +20,19 @@ cdef class Buffer:
     cdef bint _closed
     cdef bint _exported
     cdef bint _owned
+    cdef object _watch
     cdef object __weakref__
 
     cpdef _check(self)
     cdef _fill(self, Block block)
     @cython.locals(block=Block, pool=Pool)
     cdef _let_go(self)
+    @cython.locals(part=Buffer)
+    cdef bint _gone(self)
+    @cython.locals(part=Buffer)
+    cpdef bint _is_lent(self)
+    @cython.locals(root=Buffer)
+    cpdef _unwaited(self)
 
 @cython.locals(buffer=Buffer)
 cpdef Buffer make_buffer(Block block)

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
-from tazza.errors import ArgumentError, ClosedError, ForkedError, UsageError, WrongDeviceError
+from tazza.errors import ArgumentError, ClosedError, ExportError, ForkedError, UsageError, WrongDeviceError
 from tazza.hot import _native
 from tazza.hot._layout import Layout, extent, slice_bytes, slice_elements, view_layout
 from tazza.hot.block import Block
@@ -22,13 +22,14 @@ try:
 except ImportError:
     from tazza.hot import _cython as cython
 
-__all__ = ["HAS_BUFFER_PROTOCOL", "Buffer", "make_buffer"]
+__all__ = ["HAS_BUFFER_PROTOCOL", "Buffer", "lent_buffer", "make_buffer"]
 
 HAS_BUFFER_PROTOCOL = not __file__.endswith((".py", ".pyc")) or sys.version_info >= (3, 12)
 """Whether ``memoryview(buffer)`` works: compiled, or on Python 3.12 and newer."""
 
 LOCKED = locked(__file__)
 _BYTE = np.dtype(np.uint8)
+_DLPACK_CPU = (1, 0)  # kDLCPU
 
 
 @cython.no_gc
@@ -63,6 +64,7 @@ class Buffer:
         "_owned",
         "_shape",
         "_strides",
+        "_watch",
         "address",
         "base",
         "block",
@@ -147,8 +149,13 @@ class Buffer:
         if self._closed:
             return
         self._closed = True
-        if self._owned and not self._exported:
+        if not self._owned:
+            return
+        if not self._exported:
             self._let_go()
+        pool = self.block.pool
+        if pool.exact and self.generation == process.generation:
+            pool.source.closed(self.block)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -173,20 +180,50 @@ class Buffer:
     @property
     def is_closed(self) -> bool:
         """Whether `close` was called here or on the buffer that this one is a part of."""
-        return self._closed or (self.base is not None and self.base._closed)
+        return self._gone()
 
     # Host exports --------------------------------------------------------------------------------------------------
 
     @property
     def __array_interface__(self) -> dict[str, Any]:
+        if self._is_lent():
+            raise AttributeError("borrowed memory gives no bare address away: nobody could tell when it is unused")
         return self._memory().__array_interface__
 
-    def __dlpack__(self, **options: Any) -> Any:
-        return self._array().__dlpack__(**options)
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        array = self._array()
+        return array if dtype is None and copy is None else np.array(array, dtype=dtype, copy=copy)
+
+    def __dlpack__(
+        self,
+        *,
+        stream: Any = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
+        """Return a capsule as the Array API standard says: of DLPack 1.x where the consumer knows that.
+
+        The consumer may use the memory at once, and keeps it. A copy is made only where `copy` is True.
+
+        Raises:
+            ExportError: a `BufferError`. The consumer named a stream, which hosts do not have, or another device; or
+                the memory is read-only, or of a dtype, that the consumer's version of DLPack cannot say.
+        """
+        here = self.__dlpack_device__()
+        if stream is not None:
+            raise ExportError(f"stream: got {stream!r}, expected None: {self!r} is host memory, which has no streams")
+        if dl_device is not None and tuple(dl_device) != here:
+            raise ExportError(f"dl_device: got {dl_device!r}, expected {here}: copy it there with ctx.asarray(buffer)")
+        array = self._array()
+        try:
+            return array.__dlpack__(max_version=max_version, copy=copy)
+        except (BufferError, TypeError, ValueError) as error:
+            raise ExportError(f"{self!r} cannot be told in DLPack: {error}") from error
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        device_type, index = self._array().__dlpack_device__()
-        return int(device_type), int(index)
+        self._check_host()
+        return _DLPACK_CPU
 
     def __getbuffer__(self, view: _native.BufferView, flags: int) -> None:
         _native.get_buffer(self._array(), view, flags)
@@ -213,6 +250,7 @@ class Buffer:
         self.readonly: bool = False
         self._closed = False
         self._exported: bool = False
+        self._watch: Callable[[HostMemory], None] | None = None
 
     def _let_go(self) -> None:
         self._owned = False
@@ -236,7 +274,7 @@ class Buffer:
     def _part(self, layout: Layout, dtype: np.dtype[Any] | None) -> Buffer:
         part = make_buffer(self.block)
         part._owned = False
-        part.base = self if self.base is None else self.base
+        part.base = self if self.base is None or self._watch is not None else self.base
         part.address = self.address + layout.offset
         part.nbytes = layout.nbytes
         part.dtype = dtype
@@ -245,24 +283,50 @@ class Buffer:
             part._shape, part._strides = layout.shape, layout.strides
         return part
 
-    def _memory(self) -> HostMemory:
+    def _gone(self) -> bool:
+        part: Buffer | None = self
+        while part is not None:
+            if part._closed:
+                return True
+            part = part.base
+        return False
+
+    def _is_lent(self) -> bool:
+        """Whether the memory came through `lent_buffer`, here or in what this is a part of."""
+        part: Buffer | None = self
+        while part is not None:
+            if part._watch is not None:
+                return True
+            part = part.base
+        return False
+
+    def _check_host(self) -> None:
         self._check()
-        owner = self.block.owner
-        if not owner.host_addressable:
+        if not self.block.owner.host_addressable:
             raise WrongDeviceError(
                 f"{self!r} is not in memory that the host can address; ctx.to_numpy(buffer) copies it to the host"
             )
-        owner.host_access(self)
+
+    def _memory(self) -> HostMemory:
+        self._check_host()
+        self.block.owner.host_access(self)
         memory = self._unwaited()
         self._check()  # another thread may have closed it before it was marked
         return memory
 
     def _unwaited(self) -> HostMemory:
         """Return the memory for host code that is already in order; `close` then leaves it to the last such array."""
-        root = self if self.base is None else self.base
-        root._exported = True
         dtype = _BYTE if self.dtype is None else self.dtype
-        return HostMemory(self.address, dtype, self.shape, self.strides, readonly=self.readonly, owner=self)
+        memory = HostMemory(self.address, dtype, self.shape, self.strides, readonly=self.readonly, owner=self)
+        root = self
+        while True:
+            if root._watch is not None:
+                root._watch(memory)
+            if root.base is None:
+                break
+            root = root.base
+        root._exported = True
+        return memory
 
     def _array(self) -> npt.NDArray[Any]:
         return self._memory().array()
@@ -276,6 +340,37 @@ def make_buffer(block: Block) -> Buffer:
     """Return a Buffer that owns `block`, as plain bytes; for contexts only."""
     buffer = Buffer.__new__(Buffer)
     buffer._fill(block)
+    return buffer
+
+
+def lent_buffer(
+    block: Block,
+    base: Buffer | None,
+    address: int,
+    nbytes: int,
+    dtype: np.dtype[Any] | None,
+    layout: tuple[tuple[int, ...], tuple[int, ...]] | None,
+    readonly: bool,
+    watch: Callable[[HostMemory], None],
+) -> Buffer:
+    """Return a Buffer over memory that it does not give back; for borrowing only.
+
+    Args:
+        block: of the lender's Buffer, or one that no pool knows.
+        base: the lender's Buffer, or None where the memory is not tazza's.
+        layout: shape and strides in bytes; None for plain bytes.
+        watch: is told of every view that the host gets, before it gets it.
+    """
+    buffer = make_buffer(block)
+    buffer._owned = False
+    buffer.base = base
+    buffer.address = address
+    buffer.nbytes = nbytes
+    buffer.dtype = dtype
+    if layout is not None:
+        buffer._shape, buffer._strides = layout
+    buffer.readonly = readonly
+    buffer._watch = watch
     return buffer
 
 
