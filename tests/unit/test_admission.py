@@ -13,7 +13,9 @@ from typing import Any, TypeVar
 import pytest
 
 import tazza as tz
+from tazza.core import admission
 from tazza.core.budget import Budget
+from tazza.core.patience import Waiter
 from tazza.errors import BusyError, ClosedError
 from tazza.hot.process import process
 from tests.bad_input.health import TIMEOUT
@@ -371,3 +373,26 @@ def test_an_interrupt_ends_a_blocking_wait_and_leaves_nothing(ctx: tz.Context, m
         assert ctx.allocate(KIB).nbytes == KIB  # waits for the thread
         thread.join(TIMEOUT)
     assert everything.live == 0
+
+
+def test_a_helper_that_fails_is_reported_and_replaced(ctx: tz.Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        with ctx.memory.budget(KIB, name="all"):
+            first, second = budget_of(ctx, "first"), budget_of(ctx, "second")
+            kept = ctx.allocate(KIB)
+            with monkeypatch.context() as broken:
+                broken.setattr(Waiter, "wait_calmly", fail)
+                waiting = asyncio.create_task(enter(first))
+                await until(lambda: reports)
+            tasks = [waiting, asyncio.create_task(enter(second))]  # starts another helper, which serves both
+            await asyncio.sleep(0)
+            del kept
+            assert await asyncio.gather(*tasks) == ["first", "second"]
+
+    def fail(self: object, seconds: float) -> None:
+        raise RuntimeError("planted")
+
+    reports: list[str] = []
+    monkeypatch.setattr(admission, "report", lambda text, *_, **__: reports.append(text))
+    run(main())
+    assert reports == ["the admission of asyncio tasks to budgets failed"]
