@@ -9,11 +9,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-__all__ = ["need"]
+__all__ = ["folder", "need"]
 
 REQUIRED = os.environ.get("TAZZA_INTEROP") == "1"
 
@@ -23,3 +24,13 @@ def need(name: str) -> Any:
     if importlib.util.find_spec(name) is None and not REQUIRED:
         pytest.skip(f"{name} is not installed; pip install '.[interop]'", allow_module_level=True)
     return importlib.import_module(name)
+
+
+def folder(name: str) -> Path:
+    """Where a package lies that is only used for its data, and not imported; or skip the test module that asks."""
+    found = importlib.util.find_spec(name)
+    if found is None or not found.submodule_search_locations:
+        if REQUIRED:
+            raise ModuleNotFoundError(f"{name} is not installed; pip install '.[interop]'", name=name)
+        pytest.skip(f"{name} is not installed; pip install '.[interop]'", allow_module_level=True)
+    return Path(found.submodule_search_locations[0])

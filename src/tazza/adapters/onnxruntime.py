@@ -31,7 +31,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType, TracebackType
 from typing import Any, Final, Literal, cast, final
@@ -154,19 +154,21 @@ class Session:
         self.inputs: Final = {port.name: port for port in map(_port, native.get_inputs())}
         self.outputs: Final = {port.name: port for port in map(_port, native.get_outputs())}
 
-    def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    def run(self, inputs: Mapping[str, Any], outputs: Sequence[str] | None = None) -> dict[str, Any]:
         """Compute the model's outputs; over when it returns. Inside a launched function it is part of that task.
 
         Args:
             inputs: for each of the model's inputs an array of the context's library, a NumPy array, a Buffer, or
                 numbers in lists. Arrays must have the model's dtype, as ONNX Runtime converts nothing.
+            outputs: names of those that are wanted; None is all of them.
 
         Returns:
-            The outputs by name, in the model's order: arrays of the context's library in its pooled memory. What is no
-            array of numbers (texts, sequences, maps) comes as ONNX Runtime gives it.
+            The outputs by name, in the order asked for or else the model's: arrays of the context's library in its
+            pooled memory. What is no array of numbers (texts, sequences, maps) comes as ONNX Runtime gives it.
 
         Raises:
-            ArgumentError: inputs are missing, unknown, or of another dtype or shape than the model's.
+            ArgumentError: inputs are missing, unknown, or of another dtype or shape than the model's; an output that it
+                has not.
             UsageError: eager work is not possible here (a worker stream is current): give ``run`` to ``ctx.launch``.
             OutOfMemoryError: no memory for the outputs within the limits, or ONNX Runtime had none for the run.
             BackendError: the run failed; says why.
@@ -176,16 +178,16 @@ class Session:
         if native is None or ctx.is_closed:
             raise ClosedError("this session or its context is closed; make another with session(ctx, model)")
         ctx.arrays.check_eager()
-        fed = self._fed(inputs)
+        fed, wanted = self._fed(inputs), self._wanted(outputs)
         runtime = _import_runtime()
         options = runtime.RunOptions()
         if self._shrink:
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         try:
-            results = native.run(None, fed, options)
+            results = native.run(wanted, fed, options)
         except _failures(runtime) as error:
             raise _error(error, "run", str(error)) from error
-        return {name: self._kept(result) for name, result in zip(self.outputs, results, strict=True)}
+        return {name: self._kept(result) for name, result in zip(wanted, results, strict=True)}
 
     def close(self) -> None:
         """Let go of the model once runs that are under way are over; idempotent."""
@@ -216,6 +218,13 @@ class Session:
             raise ArgumentError.of("inputs", sorted(inputs), f"exactly {', '.join(self.inputs)}")
         return {name: self._input(port, inputs[name]) for name, port in self.inputs.items()}
 
+    def _wanted(self, outputs: Sequence[str] | None) -> list[str]:
+        if outputs is None:
+            return list(self.outputs)
+        if isinstance(outputs, str) or not all(name in self.outputs for name in outputs) or not outputs:
+            raise ArgumentError.of("outputs", outputs, f"names among {', '.join(self.outputs)}, or None for all")
+        return list(outputs)
+
     def _input(self, port: Port, value: Any) -> Any:
         if not hasattr(value, "dtype") and port.dtype in np.sctypeDict:
             try:
@@ -223,7 +232,7 @@ class Session:
             except (TypeError, ValueError) as error:
                 raise ArgumentError(f"inputs[{port.name!r}]: this is no {port.dtype}: {error}") from None
         array = np.asarray(self._context.to_numpy(value), order="C")
-        if array.dtype.kind in _NUMERIC and array.dtype.name != port.dtype:
+        if array.dtype.kind in _NUMERIC and array.dtype != np.sctypeDict.get(port.dtype):
             raise ArgumentError.of(f"inputs[{port.name!r}]", array.dtype.name, port.dtype)
         if not port.fits(array.shape):
             raise ArgumentError.of(f"inputs[{port.name!r}]", array.shape, f"shape {port.shape}")

@@ -27,6 +27,7 @@ from tazza.hot.process import process
 __all__ = ["Waiter", "wait_for_room"]
 
 _LOOK = 0.05  # seconds between two looks of a waiter that gets no token
+_CALM = 1_000_000  # nanoseconds that one who is in no hurry gives others to free more
 _registry = threading.Lock()
 _looking = threading.Lock()  # held while one waiter decides whether anybody could help it
 
@@ -52,6 +53,16 @@ class Waiter:
         try:
             self.tokens.get(timeout=max(0.0, min(seconds, _LOOK)))
         except queue.Empty:  # nothing came back by itself: the caller looks
+            return
+
+    def wait_calmly(self, seconds: float) -> None:
+        """Like `wait`, and then let more come back for a moment: one look does for all of it."""
+        self.wait(seconds)
+        deadline = now_ns() + _CALM
+        try:
+            while (left := deadline - now_ns()) > 0:
+                self.tokens.get(timeout=left * 1e-9)
+        except queue.Empty:  # nothing more came
             return
 
     def close(self) -> None:
