@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import tazza as tz
+from tazza.core.patience import Waiter
 from tazza.hot import HOOKED, host_blocks, listen, settle_frees
 from tazza.hot.hooks import Operation
 
@@ -224,6 +225,28 @@ def test_listeners_hear_of_arrays_and_of_their_end(ctx: tz.Context) -> None:
     assert [operation.kind for operation in mine] == ["allocate", "free"]
     assert mine[0].subject.address == mine[1].subject.address == address
     assert mine[0].subject.account is ctx.account
+
+
+@pytest.mark.parametrize("worker", [False, True])
+def test_a_refusal_leaves_a_task_as_ours(worker: bool) -> None:
+    with tz.open("cpu", memory_limit=10_000) as ctx:
+        stream = ctx.new_stream() if worker else ctx.stream
+        task = ctx.launch(np.ones, 2000, stream=stream)
+        with pytest.raises(tz.OutOfMemoryError, match="no room for 16000 bytes") as caught:
+            task.result(timeout=20)
+        assert isinstance(caught.value.__cause__, MemoryError)
+
+
+def test_numpy_frees_what_a_failing_call_made_while_its_error_is_set() -> None:
+    with pytest.raises(tz.OutOfMemoryError) as caught:
+        with tz.open("cpu", memory_limit="4MiB") as ctx, ctx.memory.record():
+            waiter = Waiter()
+            try:
+                np.linalg.svd(np.ones((500, 500)))
+            finally:
+                waiter.close()
+    assert caught.value.limit == 4 << 20
+    assert isinstance(caught.value.__cause__, MemoryError)
 
 
 def test_relief_runs_inside_numpys_allocator() -> None:

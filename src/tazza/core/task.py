@@ -20,6 +20,7 @@ from tazza.errors import (
     CancelledTaskError,
     DeadlockError,
     EscapedViewError,
+    OutOfMemoryError,
     UpstreamError,
     WaitTimeoutError,
     WrongDeviceError,
@@ -269,7 +270,7 @@ class TaskSubmission(Submission):
             self._refuse_failed_needs()
             result = run_in(self._frame, self._call, (), {})
         except BaseException as error:
-            return None, keep_without_frames(error, f"task {self.label!r}")
+            return None, keep_without_frames(self._explained(error), f"task {self.label!r}")
         escaped = runtime.driver.escaped(runtime.info)
         if escaped:
             return None, EscapedViewError(
@@ -277,6 +278,14 @@ class TaskSubmission(Submission):
                 "return the array, or copy it, instead of storing it"
             )
         return result, None
+
+    def _explained(self, error: BaseException) -> BaseException:
+        """Say of an out-of-memory error what is said of one that leaves ``with ctx:``."""
+        try:
+            self.task.context._explain(error)
+        except OutOfMemoryError as ours:
+            return ours
+        return error
 
     def _call(self) -> Any:
         """Run the function on resolved arguments, which die with this Python frame."""

@@ -222,11 +222,28 @@ cdef void *_realloc(void *ctx, void *pointer, size_t nbytes) noexcept:
     if account is not None:
         _relink(header, account, nbytes)
         if point.listeners is not None:
-            freed.append((<size_t>pointer, before, account))
+            _leave_word(<size_t>pointer, before, account)
             _tell(<size_t>(header + 1), nbytes, account)
     else:
         header.nbytes = nbytes
     return <void *>(header + 1)
+
+
+cdef void _leave_word(size_t address, size_t nbytes, Account account) noexcept:
+    """Let listeners and waiters know of a free, later; NumPy frees while an exception is set, too, which stays set."""
+    cdef PyObject *kind
+    cdef PyObject *value
+    cdef PyObject *trace
+    PyErr_Fetch(&kind, &value, &trace)
+    try:
+        if point.listeners is not None:
+            freed.append((address, nbytes, account))
+        if process.waiters is not None:
+            wake()
+    except MemoryError as error:  # a listener misses an event, or a waiter looks a little later by itself
+        report("the end of an array could not be told", CleanupWarning, error=error)
+    finally:
+        PyErr_Restore(kind, value, trace)
 
 
 cdef void _relink(Header *header, Account account, size_t nbytes) noexcept:
@@ -246,11 +263,9 @@ cdef void _free(void *ctx, void *pointer, size_t nbytes) noexcept:
         account = <Account><object>header.account
         _unlink(header)
         _uncharge(account, nbytes)
-        if point.listeners is not None:
-            freed.append((<size_t>pointer, nbytes, account))
+        if point.listeners is not None or process.waiters is not None:
+            _leave_word(<size_t>pointer, nbytes, account)
         Py_DECREF(account)
-        if process.waiters is not None:
-            wake()
     gap = header.gap
     base.allocator.free(base.allocator.ctx, <char *>pointer - gap, nbytes + gap)
 
