@@ -27,7 +27,7 @@ from tazza.hot.process import process
 __all__ = ["Waiter", "wait_for_room"]
 
 _LOOK = 0.05  # seconds between two looks of a waiter that gets no token
-_CALM = 1_000_000  # nanoseconds that one who is in no hurry gives others to free more
+_CALM = 20_000_000  # nanoseconds that one who is in no hurry gives others to free more
 _registry = threading.Lock()
 _looking = threading.Lock()  # held while one waiter decides whether anybody could help it
 
