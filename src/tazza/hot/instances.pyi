@@ -1,0 +1,7 @@
+from typing import TypeVar
+
+__all__ = ["instances_of"]
+
+T = TypeVar("T")
+
+def instances_of(cls: type[T]) -> list[T]: ...
