@@ -2,6 +2,6 @@ from typing import TypeVar
 
 __all__ = ["instances_of"]
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
-def instances_of(cls: type[T]) -> list[T]: ...
+def instances_of(cls: type[_T]) -> list[_T]: ...

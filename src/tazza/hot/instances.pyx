@@ -14,6 +14,8 @@ from cpython.ref cimport PyObject
 
 import gc
 
+from tazza.errors import ArgumentError
+
 __all__ = ["instances_of"]
 
 cdef extern from "Python.h":
@@ -23,8 +25,10 @@ cdef extern from "Python.h":
 cdef object get_objects = gc.get_objects
 
 
-def instances_of(type cls not None):
+def instances_of(cls):
     """Return the objects of a class, or of one derived from it, that the garbage collector knows."""
+    if not isinstance(cls, type):
+        raise ArgumentError.of("cls", cls, "a class")
     cdef list found = []
     cdef list everything
     cdef PyTypeObject *parent = <PyTypeObject *>cls
