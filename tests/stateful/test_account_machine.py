@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
@@ -23,6 +24,7 @@ from tazza.testing import simulate
 from tazza.testing.faults import Fault, inject
 
 FULL = os.environ.get("TAZZA_FULL") == "1"
+pytestmark = pytest.mark.timeout(300)
 SIZES = st.one_of(st.integers(0, 300), st.integers(0, 20_000), st.sampled_from([1 << 17, 1 << 30]))
 
 
@@ -274,7 +276,7 @@ class SimAccountMachine(AccountMachine):
     device = "sim"
 
 
-COUNTS = settings(max_examples=400 if FULL else 40, stateful_step_count=60 if FULL else 40, deadline=None)
+COUNTS = settings(max_examples=400 if FULL else 20, stateful_step_count=60 if FULL else 30, deadline=None)
 TestOnTheHost = AccountMachine.TestCase
 TestOnADevice = SimAccountMachine.TestCase
 TestOnTheHost.settings = TestOnADevice.settings = COUNTS
