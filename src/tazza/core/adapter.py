@@ -6,9 +6,8 @@ import abc
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from tazza.core import registry
 from tazza.hot import after_fork
@@ -16,8 +15,7 @@ from tazza.hot import after_fork
 __all__ = ["Adapter", "ForeignMemory", "adapters"]
 
 
-@dataclass(frozen=True, slots=True)
-class ForeignMemory:
+class ForeignMemory(NamedTuple):
     """What another library's own allocator holds on a device, in bytes.
 
     Attributes:

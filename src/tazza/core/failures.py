@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 from typing import final
 
 from tazza.core.completion import raise_copy
@@ -16,14 +15,14 @@ __all__ = ["Failure", "Failures"]
 _KEPT = 100
 
 
-@dataclass(slots=True)
+@final
 class Failure:
     """One failure; `observed` once somebody was shown it."""
 
-    label: str
-    error: BaseException
-    queue: object
-    observed: bool = False
+    __slots__ = ("error", "label", "observed", "queue")
+
+    def __init__(self, label: str, error: BaseException, queue: object, observed: bool = False) -> None:
+        self.label, self.error, self.queue, self.observed = label, error, queue, observed
 
 
 @final

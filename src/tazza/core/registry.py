@@ -12,9 +12,8 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 from tazza.errors import ArgumentError, BackendUnavailableError, TazzaError
 from tazza.hot import after_fork
@@ -37,8 +36,7 @@ ENTRY_POINTS = "tazza.backends"
 ADAPTERS = "tazza.adapters"
 
 
-@dataclass(frozen=True, slots=True)
-class BackendStatus:
+class BackendStatus(NamedTuple):
     """Whether a backend is usable in this process.
 
     Attributes:
@@ -60,8 +58,7 @@ class BackendStatus:
     opened: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class _Record:
+class _Record(NamedTuple):
     factory: str | Callable[[], Driver]
     needs: tuple[str, ...] = ()
     hint: str = ""

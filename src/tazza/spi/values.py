@@ -6,6 +6,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import NamedTuple
 
 __all__ = ["Address", "Capabilities", "CopyKind", "DeviceInfo", "Handle", "Level", "MemoryInfo", "MemoryUse"]
 
@@ -104,8 +105,7 @@ class Capabilities:
     array_allocations: str = "outside"
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryUse:
+class MemoryUse(NamedTuple):
     """Who uses a device's memory, as far as its system tells.
 
     Attributes:
@@ -117,11 +117,10 @@ class MemoryUse:
     total: int
     used: int
     process: int | None = None
-    parts: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+    parts: Mapping[str, int] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryInfo:
+class MemoryInfo(NamedTuple):
     """Bytes of a device as its driver reports them now."""
 
     free: int
