@@ -12,8 +12,10 @@ from hypothesis import HealthCheck, settings
 
 FULL = os.environ.get("TAZZA_FULL") == "1"
 
+_KEPT = ("TAZZA_FULL", "TAZZA_COMPILE", "TAZZA_INTEROP")
+
 # A developer's own settings must not decide what the tests see.
-for _name in [name for name in os.environ if name.startswith("TAZZA_") and name not in ("TAZZA_FULL", "TAZZA_COMPILE")]:
+for _name in [name for name in os.environ if name.startswith("TAZZA_") and name not in _KEPT]:
     del os.environ[_name]
 
 settings.register_profile(

@@ -15,7 +15,9 @@ import pytest
 import tazza as tz
 from tazza import config, errors
 from tazza.cli.exits import ExitCode
+from tazza.hot import COMPILED
 from tazza.testing import simulate
+from tests.interop import need
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -29,19 +31,34 @@ def blocks(path: Path, language: str) -> list[tuple[int, str]]:
     return [(text[: m.start()].count("\n") + 2, m[2]) for m in _BLOCK.finditer(text) if m[1] == language]
 
 
-WITH_PYTHON = [page for page in PAGES if blocks(page, "python")]
+def libraries(page: Path) -> list[str]:
+    """What a page's snippets import besides tazza's own dependencies; its first line is ``<!-- needs: torch -->``."""
+    found = re.match(r"<!-- needs: (.*) -->\n", page.read_text("utf-8"))
+    return found[1].split() if found else []
 
 
-@pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda path: str(path.relative_to(ROOT)))
+WITH_PYTHON = [
+    pytest.param(page, marks=[pytest.mark.interop] if libraries(page) else [], id=str(page.relative_to(ROOT)))
+    for page in PAGES
+    if blocks(page, "python")
+]
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON)
 def test_snippets_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The snippets of a page run in order, in one namespace, and leave no context behind.
 
-    A comment ``# prints: text`` after a snippet's last line pins what the whole snippet prints.
+    A comment ``# prints: text`` after a snippet's last line pins what the whole snippet prints; one with
+    ``# needs: the compiled part`` is left out where there is none.
     """
+    for library in libraries(page):
+        need(library)
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "snippet"}
     with simulate(devices=2):  # whatever an earlier test did to the simulated devices
         for line, source in blocks(page, "python"):
+            if "# needs: the compiled part" in source and not COMPILED:
+                continue
             output = io.StringIO()
             with contextlib.redirect_stdout(output):
                 exec(compile("\n" * (line - 1) + source, str(page), "exec"), names)

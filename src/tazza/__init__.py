@@ -26,22 +26,24 @@ from tazza.core.event import EventStatus as EventStatus
 from tazza.core.event import HostEvent as HostEvent
 from tazza.core.generator import Generator as Generator
 from tazza.core.health import Health as Health
+from tazza.core.hostmemory import PinnedMemory as PinnedMemory
+from tazza.core.hostmemory import SharedMemory as SharedMemory
+from tazza.core.hostmemory import SharedSpec as SharedSpec
 from tazza.core.kernel import kernel as kernel
 from tazza.core.memory import Memory as Memory
 from tazza.core.opening import context as context
 from tazza.core.opening import open as open
 from tazza.core.progress import track as track
-from tazza.core.recording import Recording as Recording
 from tazza.core.registry import BackendStatus as BackendStatus
 from tazza.core.registry import backends as backends
 from tazza.core.registry import register_backend as register_backend
 from tazza.core.shutdown import drain_at_exit as _drain_at_exit  # noqa: F401  registers itself
-from tazza.core.snapshot import MemorySnapshot as MemorySnapshot
 from tazza.core.spec import Spec as Spec
 from tazza.core.states import State as State
 from tazza.core.stream import Stream as Stream
 from tazza.core.task import Task as Task
 from tazza.core.task import wait as wait
+from tazza.core.trace import trace as trace
 from tazza.errors import OutOfMemoryError as OutOfMemoryError
 from tazza.hot import Buffer as Buffer
 from tazza.memory.stats import MemoryStats as MemoryStats
@@ -61,10 +63,11 @@ __all__ = [
     "Health",
     "HostEvent",
     "Memory",
-    "MemorySnapshot",
     "MemoryStats",
     "OutOfMemoryError",
-    "Recording",
+    "PinnedMemory",
+    "SharedMemory",
+    "SharedSpec",
     "Spec",
     "State",
     "Stream",
@@ -83,6 +86,7 @@ __all__ = [
     "limit_threads",
     "open",
     "register_backend",
+    "trace",
     "track",
     "use",
     "wait",

@@ -21,6 +21,7 @@
     │   ├── UpstreamError                         a task that this one needs failed or was cancelled
     │   └── EscapedViewError                      a launched function kept a view of device memory
     ├── CheckpointError (ValueError)              a state file is damaged, foreign or does not fit
+    ├── SharedMemoryError (ValueError)            a shared segment is gone, damaged, foreign or does not fit
     ├── BackendError (RuntimeError)               the world's failure: driver, library, device
     │   ├── OutOfMemoryError (MemoryError)        no memory within the limits; names the largest holders
     │   └── DeviceLostError                       sticky: every later call on the device fails
@@ -55,6 +56,7 @@ __all__ = [
     "NoCurrentContextError",
     "OutOfMemoryError",
     "QueueFullError",
+    "SharedMemoryError",
     "TaskError",
     "TazzaError",
     "UnsupportedError",
@@ -169,6 +171,10 @@ class EscapedViewError(TaskError):
 
 class CheckpointError(TazzaError, ValueError):
     """A state file is damaged, was written by something else, or does not fit this context."""
+
+
+class SharedMemoryError(TazzaError, ValueError):
+    """A shared segment is gone with its creator, was made by something else, is damaged, or does not fit."""
 
 
 class BackendError(TazzaError, RuntimeError):

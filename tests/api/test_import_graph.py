@@ -26,13 +26,25 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 # In the core each file imports only files to its left.
 CORE = (
-    *("registry", "adapter", "snapshot", "device", "dtypes", "completion", "event", "failures", "submission"),
+    *(
+        "registry",
+        "adapter",
+        "snapshot",
+        "device",
+        "dtypes",
+        "completion",
+        "waiting",
+        "event",
+        "failures",
+        "submission",
+    ),
     *("pressure", "runtime", "runner", "native"),
-    *("stream", "holders", "patience", "pool", "admission", "budget", "charge", "recording", "survey", "memory"),
+    *("stream", "holders", "patience", "segment", "supply", "hostmemory", "pool"),
+    *("admission", "budget", "charge", "recording", "survey", "memory"),
     "generator",
     *("arraylib", "task", "kernel", "arguments", "transfer", "placer", "statefile", "states", "progress"),
-    *("gate", "health", "scope", "shortage", "spec", "context", "opening", "current"),
-    *("dlpack", "foreign", "loan", "borrow", "shutdown"),
+    *("gate", "health", "scope", "shortage", "binding", "spec", "context", "opening", "current"),
+    *("dlpack", "foreign", "loan", "borrow", "timeline", "tracefile", "trace", "shutdown"),
 )
 
 

@@ -60,7 +60,7 @@ _DEVICES: list[Case] = [
 
 _OPTIONS: list[Case] = [
     (lambda has: tz.context("cpu", sed=1), ArgumentError, "unknown option sed; the options are seed"),
-    (lambda has: tz.context("cpu", arrays="torch"), ArgumentError, "an array library of cpu:0: numpy"),
+    (lambda has: tz.context("cpu", arrays="cupy"), ArgumentError, "an array library of cpu:0: numpy, torch"),
     (lambda has: tz.context("cpu", pool="weird"), ArgumentError, "one of caching, direct"),
     (lambda has: tz.context("cpu", transfer="maybe"), ArgumentError, "one of allow, log, disallow"),
     (lambda has: tz.context("cpu", max_queued=0), ArgumentError, "max_queued: got 0 .*positive"),

@@ -173,7 +173,7 @@ def test_demo_json(capsys: Capture, tmp_path: Path) -> None:
     expected = {
         "device", "seed", "epochs", "batch_size", "test_accuracy", "images_per_second", "peak_bytes", "steps_run",
         "resumed_at_step", "weights_sha256", "compiled", "dnn", "versions", "train_loss", "class_accuracy", "shards",
-        "build",
+        "build", "arrays",
     }  # fmt: skip
     assert set(found) == expected
     assert (found["device"], found["seed"], found["epochs"], found["batch_size"]) == ("sim:1", 4, 2, 8)
@@ -379,3 +379,11 @@ def test_text_that_the_stream_cannot_show(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(sys, "stdout", terminal)
     show_text("caf\u00e9")
     assert terminal.text == "caf?\n"
+
+
+def test_an_array_library_that_is_not_there(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    assert main(["demo", "--device", "sim:0", "--arrays", "torch"]) == ExitCode.USAGE
+    assert "an array library of sim:0: numpy" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert main(["demo", "--device", "cpu", "--arrays", "torch"]) == ExitCode.UNAVAILABLE
+    assert "pip install torch" in capsys.readouterr().err

@@ -9,7 +9,7 @@ import pytest
 
 import tazza as tz
 from tazza.testing import simulate
-from tazza.testing.contract.battery import Target, note_outcome, skip_undeclared
+from tazza.testing.contract.battery import Target, installed_arrays, note_outcome, skip_undeclared
 
 LATENESS = 30e-6
 
@@ -22,20 +22,28 @@ class Setting:
     devices: int = 2
     without: str = ""
     parts: int = 1
+    arrays: str = ""
 
     def __str__(self) -> str:
         if self.device.startswith("cpu"):
-            return "cpu" if self.parts == 1 else "cpu-part"
+            return "cpu" + ("-part" if self.parts > 1 else "") + (f"-{self.arrays}" if self.arrays else "")
         return f"sim-of-{self.devices}" + (f"-no-{self.without}" if self.without else "")
 
 
 SETTINGS = [
     Setting("cpu"),
     Setting("cpu", parts=2),
+    *(
+        pytest.param(Setting("cpu", arrays=name), marks=pytest.mark.interop)
+        for name in installed_arrays(tz.device("cpu"))[1:]
+    ),
     Setting("sim:0", devices=1),
     Setting("sim:1", devices=2),
     Setting("sim:5", devices=8),
-    *(Setting("sim:0", without=ability) for ability in ("cross_device_wait", "peer_copy", "timing", "float64")),
+    *(
+        Setting("sim:0", without=ability)
+        for ability in ("cross_device_wait", "peer_copy", "timing", "float64", "pinned")
+    ),
 ]
 
 
@@ -54,7 +62,7 @@ def whole_target(setting: Setting) -> Iterator[Target]:
     without = {setting.without} - {""}
     with simulate(devices=setting.devices, memory="64MiB", lateness=LATENESS, without=without):
         device = tz.device(setting.device)
-        yield Target(device.split(setting.parts)[0] if setting.parts > 1 else device)
+        yield Target(device.split(setting.parts)[0] if setting.parts > 1 else device, arrays=setting.arrays)
 
 
 @pytest.fixture

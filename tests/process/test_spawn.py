@@ -10,6 +10,7 @@ import pytest
 
 import tazza as tz
 from tazza.errors import UsageError
+from tazza.testing import simulate
 from tests.process.children import TIMEOUT
 
 
@@ -23,7 +24,7 @@ def draw(spec: tz.Spec, device: tz.Device) -> tuple[tz.Spec, str, list[float]]:
 @pytest.mark.slow
 def test_specs_and_devices_travel_to_a_spawned_process() -> None:
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawn) as executor:
+    with simulate(devices=2), ProcessPoolExecutor(1, mp_context=spawn) as executor:  # as they are there
         for name in ("cpu", "sim:1"):
             with tz.open(name, memory_limit="1GiB", max_queued=99) as ctx:
                 here = ctx.to_numpy(ctx.random.random(4)).tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from types import SimpleNamespace
 from typing import Any
 
 from tazza.errors import ForkedError, OutOfMemoryError
@@ -72,6 +73,9 @@ class FakeSource:
         self.relieved += 1
         return attempt < self.relief_attempts
 
+    def closed(self, block: Block) -> None:
+        """Nothing: these pools are not exact."""
+
     def exhausted(self, requested: int, refused: Account | None, account: Account) -> Exception:
         account.ooms += 1
         return OutOfMemoryError(
@@ -80,7 +84,13 @@ class FakeSource:
 
 
 class FakeStream(StreamCore):
-    """Work is submitted with `submit` and done up to the number given to `finish`."""
+    """Work is submitted with `submit` and done up to the number given to `finish`.
+
+    Attributes:
+        runtime: a device that is well.
+    """
+
+    runtime = SimpleNamespace(lost=lambda: None)
 
     def __init__(self, lane: Lane) -> None:
         super().__init__()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
 import pytest
 
 from tazza.drivers.cpu import host
 from tazza.drivers.cpu.cgroups import MemoryGroup, memory_groups
+from tazza.errors import ArgumentError
 
 GIB = 2**30
 MEMINFO = f"MemTotal: {64 * 2**20} kB\nMemFree: 1 kB\nMemAvailable: {48 * 2**20} kB\n"
@@ -183,6 +185,17 @@ def test_this_system() -> None:
 def test_cores_as_ranges() -> None:
     assert host.parse_cores(host.format_cores((0, 1, 2, 5))) == (0, 1, 2, 5)
     assert set(host.usable_cores())
+
+
+@pytest.mark.parametrize("text", ["", "a", "1,,2"])
+def test_cores_that_are_none(text: str) -> None:
+    with pytest.raises(ArgumentError, match="processors like"):
+        host.parse_cores(text)
+
+
+def test_a_name_for_the_processor_without_proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "ROOT", tmp_path)
+    assert host.title() == (platform.processor() or platform.machine())
 
 
 def test_every_core_where_the_system_has_no_masks(monkeypatch: pytest.MonkeyPatch) -> None:

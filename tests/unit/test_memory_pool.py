@@ -53,7 +53,7 @@ def make(
         reclaim=lambda: 0,
         runners=list,
         lost=lambda: None,
-        device="fake:0",
+        device=SimpleNamespace(name="fake:0", memory_domain="fake:0"),
         host_addressable=False,
         account=Account("fake:0"),
         pressure=Pressure(),
@@ -62,6 +62,7 @@ def make(
         in_flight={},
         reserving=list,
     )
+    runtime.sharing = lambda: [runtime]
     pool = runtime.pools[kind] = MemoryPool(runtime, kind)
     context: Any = FakeContext(pool.pool, limit=limit)
     context.stream0 = RecordingStream(pool.pool.new_lane())
@@ -135,6 +136,7 @@ def test_a_lost_device_is_asked_for_nothing() -> None:
         stream.mark = None  # type: ignore[method-assign]  # calling it would raise
     buffer.used_on(other)
     del buffer
+    context.stream0.runtime = other.runtime = context.pool.owner
     context.pool.owner.lost = lambda: OSError("fault")
     assert memory.stats().live == 1 << 20
     memory.reset_peak()
@@ -203,7 +205,7 @@ def test_relief_of_a_limit_neither_waits_for_others_nor_empties_caches() -> None
     del stranger
     other.stream0.submit()
     looked: list[int] = []
-    runtime.runners = lambda: [SimpleNamespace(reached=looked.append)]
+    runtime.runners = lambda: [SimpleNamespace(reached=looked.append, letting_go=lambda wanted: None)]
     kept = context.allocate(1024)
     with pytest.raises(OutOfMemoryError, match="limit of 1024"):
         context.allocate(64)

@@ -87,7 +87,7 @@ trees = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.tuples(inner, inner)
-        | st.dictionaries(st.sampled_from(["a", "a.b", "b", "list", "array", ""]), inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["a", "a.b", "b", "list", "array", "", 0, -(2**70)]), inner, max_size=3)
     ),
     max_leaves=10,
 )
@@ -116,6 +116,26 @@ def test_device_arrays_come_back_as_numpy(tmp_path: Path) -> None:
     state.save(tmp_path / "s")
     state.load(tmp_path / "s")
     assert equal(holder.content, np.array([1.0, 2.0]))
+
+
+def test_arrays_come_back_as_the_context_wants_them(tmp_path: Path) -> None:
+    def from_host(array: np.ndarray[Any, Any]) -> DeviceArray:
+        return DeviceArray(array.tolist())
+
+    content = {"a": [DeviceArray([1.0]), (2, np.float32(3))], 0: DeviceArray([4.0, 5.0])}
+    state, holder = State(Counter(), to_host, from_host), Holder(content)
+    state.register("h", holder)
+    state.save(tmp_path / "s")
+    holder.content = None
+    state.load(tmp_path / "s")
+    assert holder.content["a"][0].values == [1.0]
+    assert holder.content["a"][1] == (2, 3.0)
+    assert holder.content[0].values == [4.0, 5.0]
+    resumed = State(Counter(), to_host, from_host)
+    resumed.resume(tmp_path / "s")
+    other = Holder(None)
+    resumed.register("h", other)
+    assert other.content[0].values == [4.0, 5.0]
 
 
 def test_saving_copies(tmp_path: Path) -> None:
@@ -263,7 +283,7 @@ def test_state_files_of_something_else_are_refused(tmp_path: Path, header: dict[
         State(Counter()).load(tmp_path / "s")
 
 
-@pytest.mark.parametrize("bad", [object(), {1: 2}, DeviceArray([1.0]), {"a": [object()]}, {1, 2}])
+@pytest.mark.parametrize("bad", [object(), {1.5: 2}, {True: 2}, DeviceArray([1.0]), {"a": [object()]}, {1, 2}])
 def test_what_cannot_be_saved_is_named(tmp_path: Path, bad: Any) -> None:
     state = State(Counter())
     state.register("model", Holder(bad))

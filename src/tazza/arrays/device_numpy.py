@@ -8,8 +8,10 @@ from typing import Any, final
 import numpy as np
 
 from tazza.core import transfer
-from tazza.core.arraylib import ArrayLibrary, elements
+from tazza.core.arraylib import ArrayLibrary, elements, host_array, namespace_of
 from tazza.core.dtypes import dtype_on
+from tazza.core.generator import Sink
+from tazza.core.placer import Placer
 from tazza.core.stream import making
 from tazza.core.submission import Call
 from tazza.core.task import Task
@@ -28,15 +30,19 @@ class DeviceNumpy(ArrayLibrary):
 
     name = "numpy"
 
-    def namespace(self) -> Any:
+    def check_eager(self) -> None:
         if not self.context.inside_task:
             raise UsageError(
                 f"the host cannot compute on memory of {self.context.device}: put the operations into a function, give "
                 "that to ctx.launch, and use ctx.xp inside it"
             )
-        import array_api_compat.numpy as namespace
 
-        return namespace
+    def namespace(self) -> Any:
+        self.check_eager()
+        return namespace_of("numpy")
+
+    def sink(self) -> Sink:
+        return Placer(self.context)
 
     def owns(self, value: object) -> bool:
         return isinstance(value, Buffer) and self.reaches(value)
@@ -146,7 +152,8 @@ class DeviceNumpy(ArrayLibrary):
 
 
 def _host_array(value: object, dtype: Any, copy: bool | None) -> Array:
+    seen = host_array(value)
     try:
-        return np.asarray(value, dtype=dtype, order="C", copy=copy)
+        return np.asarray(seen, dtype=dtype, order="C", copy=copy)
     except (TypeError, ValueError) as error:
         raise ArgumentError(f"obj: {type(value).__name__} cannot become an array: {error}") from None

@@ -7,10 +7,10 @@ from typing import Any, final
 import numpy as np
 
 from tazza.core import transfer
-from tazza.core.arraylib import ArrayLibrary, elements
+from tazza.core.arraylib import ArrayLibrary, elements, is_array, namespace_of
 from tazza.core.dtypes import dtype_on
 from tazza.core.task import Task
-from tazza.errors import ArgumentError, UsageError
+from tazza.errors import ArgumentError
 from tazza.hot import Buffer
 
 __all__ = ["HostNumpy"]
@@ -26,15 +26,8 @@ class HostNumpy(ArrayLibrary):
     name = "numpy"
 
     def namespace(self) -> Any:
-        context = self.context
-        if not context.inside_task and not context.stream.is_inline:
-            raise UsageError(
-                f"{context.stream!r} is current, and eager operations would not queue on it; "
-                "put them into a function and give that to ctx.launch"
-            )
-        import array_api_compat.numpy as namespace
-
-        return namespace
+        self.check_eager()
+        return namespace_of("numpy")
 
     def owns(self, value: object) -> bool:
         return isinstance(value, np.ndarray)
@@ -54,7 +47,7 @@ class HostNumpy(ArrayLibrary):
             raise ArgumentError(f"obj: {type(value).__name__} cannot become an array here: {error}") from None
         if array.dtype.kind not in "biufc":
             dtype_on(self.context.device, array.dtype)
-        if copy and isinstance(value, np.ndarray):
+        if copy and is_array(value):
             fresh = self._fresh(array.shape, array.dtype)
             np.copyto(fresh, array)
             return fresh

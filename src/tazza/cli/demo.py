@@ -1,7 +1,7 @@
 """``tazza demo``: train a small convolutional network on 1,437 handwritten digits and show how it does on 360 others.
 
-The weights depend on seed and settings only: not on the device, the number of cores or of threads, nor on whether the
-run was killed and resumed from its checkpoint.
+The weights depend on seed, settings and array library only: not on the device, the number of cores or of threads, nor
+on whether the run was killed and resumed from its checkpoint. Of two array libraries they differ by rounding.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the demo."""
     defaults = {field.name: field.default for field in fields(Settings)}
     parser.add_argument("--device", default="auto", metavar="D", help="where to train: auto, cpu, sim:0, ...")
+    parser.add_argument("--arrays", metavar="L", help="the array library: numpy, or torch with autograd on the CPU")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default 0)")
     parser.add_argument(
         "--epochs",
@@ -45,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> ExitCode:
     """Train, then print the report."""
     settings = Settings(epochs=options.epochs, batch_size=options.batch_size)
-    with tz.open(find_device(options.device), seed=options.seed) as ctx:
+    with tz.open(find_device(options.device), seed=options.seed, arrays=options.arrays) as ctx:
         outcome = run(ctx, settings, checkpoint=options.checkpoint)
     if options.json:
         show_json(as_dict(outcome) | {"build": build(), "compiled": build() == "compiled", "versions": versions()})

@@ -25,6 +25,8 @@ class ExitCode(enum.IntEnum):
     UNAVAILABLE = 3
     OUT_OF_MEMORY = 4
     CHECKPOINT = 5
+    LEAKS = 6
+    UNHEALTHY = 7
     INTERRUPTED = 130
 
     @property
@@ -40,6 +42,8 @@ _MEANINGS = {
     ExitCode.UNAVAILABLE: "there is no such device, its backend cannot be used here, or it was lost",
     ExitCode.OUT_OF_MEMORY: "no memory within the limits",
     ExitCode.CHECKPOINT: "the checkpoint was refused; the file is untouched",
+    ExitCode.LEAKS: "memory was still held when the program had ended, and `--fail-on-leaks` was given",
+    ExitCode.UNHEALTHY: "`tazza doctor` found something that breaks programs",
     ExitCode.INTERRUPTED: "interrupted from the keyboard",
 }
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from tazza import __version__
-from tazza.cli import bench, demo, devices
+from tazza.cli import bench, demo, devices, doctor, run
 from tazza.cli.exits import ExitCode, describe, exit_code
 from tazza.cli.output import show_json
 
@@ -26,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; None takes those of the process.
     """
     options = _parser().parse_args(arguments)
+    options.own_process = arguments is None
     command: Command = options.command
     try:
         code = command(options)
@@ -71,7 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, module, summary in (
         ("devices", devices, "list every backend and its devices, or why it cannot be used"),
+        ("doctor", doctor, "say which libraries there are, whether they fit together, and what to do"),
         ("demo", demo, "train a small network on real handwritten digits"),
+        ("run", run, "run a script under a context and report what it did"),
         ("bench", bench, "time an operation on each device, and the way there and back"),
     ):
         command = commands.add_parser(

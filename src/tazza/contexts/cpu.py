@@ -8,6 +8,7 @@ from tazza.core.context import Context
 from tazza.core.device import Device, device
 from tazza.core.spec import Spec
 from tazza.errors import WrongDeviceError
+from tazza.hot import Account
 
 __all__ = ["CPUContext"]
 
@@ -26,13 +27,15 @@ class CPUContext(Context):
     >>> ctx.close()
     """
 
-    def __init__(self, spec: Spec | None = None, chosen: Device | None = None, /, **options: Any) -> None:
+    def __init__(
+        self, spec: Spec | None = None, chosen: Device | None = None, above: Account | None = None, /, **options: Any
+    ) -> None:
         if spec is None or chosen is None:
             chosen = device(options.pop("device", "cpu"))
             spec = Spec.of(chosen, options)
         if chosen.kind != "cpu":
             raise WrongDeviceError(f"a CPUContext is on the CPU, not on {chosen}; use tz.context({chosen.name!r})")
-        super().__init__(spec, chosen)
+        super().__init__(spec, chosen, above)
 
     @property
     def cores(self) -> tuple[int, ...]:

@@ -90,6 +90,11 @@ def adapters() -> list[Adapter]:
     with _loaded.lock:
         for name in registry.adapter_names():
             library = sys.modules.get(name)
-            if library is not None and name not in _loaded.made:
+            if library is not None and name not in _loaded.made and not _is_being_imported(library):
                 _loaded.made[name] = registry.load_adapter(name)(library)
         return [_loaded.made[name] for name in sorted(_loaded.made)]
+
+
+def _is_being_imported(library: ModuleType) -> bool:
+    """Tell whether another thread has not finished importing a library, as Python's import system itself does."""
+    return bool(getattr(getattr(library, "__spec__", None), "_initializing", False))

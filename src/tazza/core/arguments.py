@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, final
 
-import numpy as np
-
-from tazza.core.arraylib import map_leaves
+from tazza.core.arraylib import is_array, map_leaves
 from tazza.core.event import Waitable, several
 from tazza.core.stream import Stream, making
 from tazza.core.task import Task
@@ -47,8 +45,9 @@ class Arguments:
                 raise self._wrong_device(f"memory of {leaf.device}")
             self.buffers.append(leaf)
             self.needs += making(leaf, self._stream)
-        elif isinstance(leaf, np.ndarray) and not self._context.arrays.owns(leaf):
-            raise self._wrong_device("a NumPy array of the host")
+        elif is_array(leaf) and not self._context.arrays.owns(leaf):
+            library = type(leaf).__module__.partition(".")[0]
+            raise self._wrong_device(f"a {'NumPy' if library == 'numpy' else library} array of the host")
 
     def _sort_task(self, task: Task) -> None:
         context = self._context

@@ -6,7 +6,7 @@ import threading
 from types import TracebackType
 from typing import Any, NoReturn, Self, final
 
-from tazza.core.admission import admit
+from tazza.core.admission import admit, serve
 from tazza.core.pool import MemoryPool
 from tazza.errors import BusyError, UsageError
 from tazza.hot import Account, Frame, Scope, frame_of, wake
@@ -63,8 +63,10 @@ class Budget(Scope):
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Restore the budget around it; what is still live stays counted until it is freed."""
-        super().__exit__(exc_type, exc, traceback)
-        self._leave()
+        try:
+            super().__exit__(exc_type, exc, traceback)
+        finally:
+            self._leave()
 
     async def __aenter__(self) -> Self:
         """Enter once the reserve can be had, in the order of asking; other tasks of the event loop go on meanwhile.
@@ -74,12 +76,14 @@ class Budget(Scope):
         Raises:
             OutOfMemoryError: the reserve could not be had in time.
             UsageError: as with ``with``.
+            ClosedError: the context was closed meanwhile.
         """
         self._check()
         self._count_entry()
         try:
             if self._reserve:
-                await admit(self._pool, self.account, self._reserve, self._patience)
+                await admit(self._pool, self.account, self._reserve, self._patience, self._is_refused)
+                self._context._check_open()
             self.thread = threading.get_ident()
             return super().__enter__()
         except BaseException:
@@ -110,6 +114,7 @@ class Budget(Scope):
             last = self._entries == 0
         if last and self.account.reserve:
             self.account.set_aside(0)
+            serve()
             wake()
 
     def _check(self) -> None:
@@ -121,6 +126,10 @@ class Budget(Scope):
                 f"{self!r} does not count in {current.name!r}, whose limit is in force here; make it inside that scope"
             )
 
+    def _is_refused(self) -> bool:
+        """Tell whether the context takes no new work any more."""
+        return bool(self._context.phase)
+
     def _frame(self, parent: Frame | None) -> Frame:
         inner = frame_of(self._context)
         stream = self._context.stream0 if inner is None else inner.stream
@@ -128,6 +137,11 @@ class Budget(Scope):
         return Frame(self, self._context, stream, self.account, task, parent)
 
     # Figures -------------------------------------------------------------------------------------------------------
+
+    @property
+    def context(self) -> Any:
+        """The context whose budget it is."""
+        return self._context
 
     @property
     def name(self) -> str:

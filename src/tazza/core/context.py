@@ -10,14 +10,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, NoReturn, cast
 
-import numpy as np
-
 from tazza.core import registry, transfer
 from tazza.core.arguments import Arguments
-from tazza.core.arraylib import ArrayLibrary
+from tazza.core.arraylib import array_library, is_array
+from tazza.core.binding import Binding
 from tazza.core.completion import timeout_or_default
 from tazza.core.device import Device, device
-from tazza.core.dtypes import dtype_on
 from tazza.core.event import Waitable
 from tazza.core.failures import Failures
 from tazza.core.gate import Gate
@@ -25,10 +23,9 @@ from tazza.core.generator import Generator
 from tazza.core.health import Health
 from tazza.core.kernel import accesses, buffers_of
 from tazza.core.memory import Memory
-from tazza.core.placer import Placer
-from tazza.core.pool import MemoryPool
+from tazza.core.pool import pool_of
 from tazza.core.runner import Runner
-from tazza.core.runtime import DeviceRuntime, runtime_of
+from tazza.core.runtime import runtime_of
 from tazza.core.scope import StreamScope, flattened
 from tazza.core.shortage import explain, report_leaks
 from tazza.core.spec import Spec
@@ -69,29 +66,27 @@ class Context(ContextCore):
     ([2.0, 4.0, 6.0], True)
     """
 
-    def __init__(self, spec: Spec, chosen: Device) -> None:
+    def __init__(self, spec: Spec, chosen: Device, above: Account | None = None) -> None:
         super().__init__()
         self._runtime = runtime = runtime_of(chosen)
         runtime.check()
-        # Where the host addresses the memory, draws are NumPy's own arrays, filled before the call returns.
-        sink = None if runtime.host_addressable else Placer(self)
-        self._generator = Generator(spec.seed, sink=sink, threads=max(1, len(chosen.cores)))
+        self.arrays = array_library(self, chosen, spec.arrays)
+        self._generator = Generator(spec.seed, sink=self.arrays.sink(), threads=max(1, len(chosen.cores)))
         self.spec = replace(spec, device=chosen.name, seed=self._generator.seed)
         self.gate = Gate(self, f"context on {chosen.name}")
         self.failures = Failures()
         self._runners: list[Runner] = []
         self._lock = threading.Lock()
-        self._pool = _pool_of(runtime, spec.pool)
+        self._pool = pool_of(runtime, spec.pool)
         self.pool = self._pool.pool
-        self.account = Account(f"context on {chosen.name}", spec.memory_limit, runtime.account)
+        self.account = Account(f"context on {chosen.name}", spec.memory_limit, above or runtime.account)
         self.account.pool = self.pool
         self.account.hosted = HOOKED and runtime.host_addressable
         self.task_lane = runtime.shared_lane(spec.pool) if runtime.capabilities.queues else None
         self.stream0 = self._make_stream(f"{chosen.name} own stream", worker=False)
-        self.arrays = _array_library(self, chosen, spec.arrays)
         self._memory = Memory(self, self._pool, self.account)
         #: Counters (epoch, step), the generator and registered objects, as `save` writes them.
-        self.state = State(self._generator, self.arrays.to_numpy, spec=self.spec.as_dict())
+        self.state = State(self._generator, self.arrays.stored, self.arrays.restored, spec=self.spec.as_dict())
         self._last_saved: str | None = None
         runtime.add_context(self)
 
@@ -209,16 +204,17 @@ class Context(ContextCore):
     def copy(self, dst: object, src: object, *, stream: Stream | None = None) -> None:
         """Copy bytes of `src` into `dst`, between any two memory domains, one of them this context's.
 
-        Each side is a Buffer, a NumPy array or an object with the buffer protocol, of equal bytes, and of equal dtype
-        and shape where both have them. In the stream's order and asynchronous to the host, except: an ordinary host
-        array as source may be changed when the call returns, and as destination is complete. Inside a launched
-        function, without `stream`, it happens at once.
+        Each side is a Buffer, an array of the context's library, a NumPy array or an object with the buffer protocol,
+        of equal bytes, and of equal dtype and shape where both have them. In the stream's order and asynchronous to the
+        host, except: an ordinary host array as source may be changed when the call returns, and as destination is
+        complete. Inside a launched function, without `stream`, it happens at once.
 
         Raises:
             ArgumentError: sizes, dtypes or shapes differ, or `dst` is read-only.
             WrongDeviceError: neither side is on this device.
             UnsupportedError: non-contiguous memory between two domains.
         """
+        dst, src = self.arrays.plain(dst, writes=True), self.arrays.plain(src)
         if stream is None and self.inside_task and transfer.copy_here(self.arrays, dst, src):
             return
         transfer.copy(self._own_stream(stream), dst, src)
@@ -228,10 +224,22 @@ class Context(ContextCore):
 
         In the stream's order, asynchronous to the host; inside a launched function, without `stream`, at once.
         """
+        dst, value = self.arrays.plain(dst, writes=True), self.arrays.cell(dst, value)
         if stream is None and self.inside_task:
             transfer.fill_here(self.arrays, dst, value)
         else:
             transfer.fill(self._own_stream(stream), dst, value)
+
+    def bind(self) -> Binding:
+        """Scope for code that calls PyTorch, JAX and the like directly: sets their device and stream in this thread.
+
+        ``with ctx.bind():`` also makes the context current; all is set back on the way out. Nothing in it may await.
+
+        Raises:
+            UsageError: on entry, where eager work is not possible; on exit, in another thread or frame, or after an
+                await inside.
+        """
+        return Binding(self)
 
     # Arrays --------------------------------------------------------------------------------------------------------
 
@@ -248,7 +256,7 @@ class Context(ContextCore):
     def empty(self, shape: int | tuple[int, ...], dtype: Any = "float64") -> Any:
         """Make an uninitialised array in pooled memory; a typed Buffer where the host cannot address the device."""
         extents = (shape,) if isinstance(shape, int) else tuple(shape)
-        return self.arrays.empty(extents, dtype_on(self.device, dtype))
+        return self.arrays.empty(extents, self.arrays.dtype(dtype, self.device))
 
     def asarray(self, obj: object, dtype: Any = None, copy: bool | None = None) -> Any:
         """Bring data onto this device: host data, arrays of other contexts, nested lists.
@@ -257,7 +265,7 @@ class Context(ContextCore):
             dtype: convert to it; None keeps the data's.
             copy: True always makes a private copy; None only where it must; False raises where it must.
         """
-        return self.arrays.asarray(obj, None if dtype is None else dtype_on(self.device, dtype), copy)
+        return self.arrays.asarray(obj, None if dtype is None else self.arrays.dtype(dtype, self.device), copy)
 
     def to_numpy(self, x: object) -> Any:
         """Return `x` as a NumPy array, after everything queued on it; on the CPU without a copy."""
@@ -267,7 +275,7 @@ class Context(ContextCore):
         """Copy an array or a Buffer of any device onto this one; other values pass. Internal."""
         if isinstance(leaf, Buffer) and leaf.device.memory_domain != self.device.memory_domain:
             return self.arrays.receive(leaf)
-        return self.asarray(leaf, copy=True) if isinstance(leaf, (Buffer, np.ndarray)) else leaf
+        return self.asarray(leaf, copy=True) if isinstance(leaf, Buffer) or is_array(leaf) else leaf
 
     @property
     def random(self) -> Generator:
@@ -277,7 +285,8 @@ class Context(ContextCore):
         if task is None or task.context is not self:
             return self._generator
         if task.generator is None:
-            task.generator = self._generator.child(*task.key).on_host()
+            child = self._generator.child(*task.key)
+            task.generator = child if self._runtime.host_addressable else child.on_host()
         return cast(Generator, task.generator)
 
     @property
@@ -289,7 +298,7 @@ class Context(ContextCore):
 
     @property
     def memory(self) -> Memory:
-        """What the context holds: statistics, limit, holders, trim."""
+        """What the context holds: statistics, limit, holders, trim; and the host memory beside the device's."""
         return self._memory
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -324,7 +333,8 @@ class Context(ContextCore):
         self._runtime.check_process()
         if self._runtime.lost() is not None and registry.driver(kind) is self._runtime.driver:
             registry.install_driver(kind, self._runtime.driver.rebuild())  # unless another context has done so
-        fresh = type(self)(self.spec, device(self.spec.device))
+        above = self.account.parent
+        fresh = type(self)(self.spec, device(self.spec.device), None if above is self._runtime.account else above)
         if self._last_saved is not None:
             fresh.state.resume(self._last_saved)
             fresh._last_saved = self._last_saved
@@ -381,7 +391,7 @@ class Context(ContextCore):
 
     def _live_runners(self) -> list[Runner]:
         with self._lock:
-            self._runners = [runner for runner in self._runners if not (runner.closed and runner.mark().is_done)]
+            self._runners = [runner for runner in self._runners if not runner.is_over]
             return list(self._runners)
 
     @property
@@ -477,19 +487,3 @@ class Context(ContextCore):
 def _running_task() -> Task | None:
     frame = top()
     return None if frame is None else cast("Task | None", frame.task)
-
-
-def _pool_of(runtime: DeviceRuntime, kind: str) -> MemoryPool:
-    with runtime.lock:
-        pool = runtime.pools.get(kind)
-        if pool is None:
-            pool = runtime.pools[kind] = MemoryPool(runtime, kind)
-        return cast(MemoryPool, pool)
-
-
-def _array_library(owner: Context, chosen: Device, name: str) -> ArrayLibrary:
-    known = chosen.capabilities.array_libraries
-    if name not in known:
-        raise ArgumentError.of("arrays", name, f"an array library of {chosen}: {', '.join(known)}")
-    side = "host" if chosen.capabilities.host_addressable else "device"
-    return cast(ArrayLibrary, registry.load(f"arrays.{side}.{name}")(owner))

@@ -7,17 +7,16 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-import numpy as np
-
+from tazza.core.arraylib import is_array
 from tazza.core.context import Context
 from tazza.core.event import Waitable
+from tazza.core.runtime import live_runtimes
 from tazza.core.scope import flattened
 from tazza.core.stream import Stream
 from tazza.core.task import Task
 from tazza.errors import ArgumentError, NoCurrentContextError, UsageError
 from tazza.hot import Account, Buffer, Frame, Scope, run_in, set_default, top
 from tazza.hot import current as _current
-from tazza.util.hostmemory import HostMemory
 
 __all__ = ["carry", "context_of", "current", "use"]
 
@@ -103,15 +102,10 @@ def context_of(x: object) -> Context:
         found = None if x.stream is None else x.stream.context
     elif isinstance(x, Buffer):
         found = _owner_of(x)
-    elif isinstance(x, np.ndarray):
-        base: object = x
-        while isinstance(base, np.ndarray):
-            base = base.base
-        if isinstance(base, memoryview):
-            base = base.obj
-        if isinstance(base, HostMemory):
-            base = base.owner
-        found = _owner_of(base) if isinstance(base, Buffer) else None
+    elif is_array(x):
+        origins = (ctx.arrays.origin(x) for runtime in live_runtimes() for ctx in runtime.contexts())
+        origin = next((buffer for buffer in origins if buffer is not None), None)
+        found = None if origin is None else _owner_of(origin)
     if not isinstance(found, Context):
         raise UsageError(f"{type(x).__name__} belongs to no live context; bring it into one with ctx.asarray(x)")
     return found
@@ -119,11 +113,7 @@ def context_of(x: object) -> Context:
 
 def _owner_of(buffer: Buffer) -> Context | None:
     account: Account | None = buffer.block.account
-    accounts = set()
-    while account is not None:
-        accounts.add(id(account))
+    owners = {id(ctx.account): ctx for ctx in buffer.block.owner.contexts()}
+    while account is not None and id(account) not in owners:  # the innermost: a context may count in another one
         account = account.parent
-    for ctx in buffer.block.owner.contexts():
-        if id(ctx.account) in accounts:
-            return cast(Context, ctx)
-    return None
+    return None if account is None else cast(Context, owners[id(account)])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import final
 
 from tazza import config
 from tazza.core import registry
 from tazza.errors import ArgumentError, BackendUnavailableError
+from tazza.hot import HOOKED
 from tazza.spi import Capabilities, DeviceInfo, Driver
 
 __all__ = ["Device", "device", "devices"]
@@ -32,7 +34,10 @@ class Device:
 
     def __init__(self, driver: Driver, info: DeviceInfo) -> None:
         self._driver, self._info = driver, info
-        self._capabilities = driver.capabilities(info)
+        able = driver.capabilities(info)
+        if not HOOKED:  # an uncompiled build cannot see what NumPy allocates
+            able = replace(able, array_allocations="outside")
+        self._capabilities = able
 
     def split(self, count: int) -> tuple[Device, ...]:
         """Divide the device into `count` disjoint sub-devices in the same memory domain.

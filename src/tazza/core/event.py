@@ -11,8 +11,9 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import enum
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, NoReturn, final
 
 from tazza.core.completion import (
@@ -25,6 +26,7 @@ from tazza.core.completion import (
     raise_copy,
     timeout_or_default,
 )
+from tazza.core.waiting import waiting_for
 from tazza.errors import ArgumentError, BackendError, ForkedError, UnsupportedError, UsageError, WaitTimeoutError
 from tazza.hot import generation, point, top
 from tazza.hot.hooks import Operation, emit
@@ -135,6 +137,10 @@ class Waitable(abc.ABC):
         """Wait in the host without looking at the outcome; tell whether it is over."""
         if self.poll():
             return True
+        with waiting_for(self):
+            return self._block(timeout)
+
+    def _block(self, timeout: float) -> bool:
         deadline = now_ns() + int(timeout * 1e9)
         if not self._ends_with_placement():
             return self._done.wait(timeout)
@@ -149,6 +155,27 @@ class Waitable(abc.ABC):
             except BackendError as error:
                 self._lose(error)
         return self._done.is_set
+
+    def block_told(self, timeout: float, stream: Any = None) -> bool:
+        """Call `block` and say to whoever listens that a stream stands still for it, or else this thread."""
+        if point.listeners is None:
+            return self.block(timeout)
+        with self.told(stream):
+            return self.block(timeout)
+
+    @contextlib.contextmanager
+    def told(self, stream: Any = None) -> Iterator[None]:
+        """Say around the body that a stream, or this thread, stands still until this is over."""
+        self.tell("begin", stream)
+        try:
+            yield
+        finally:
+            self.tell("end", stream)
+
+    def tell(self, kind: str, stream: Any = None) -> None:
+        """Say that standing still for it begins or ends now."""
+        if point.listeners is not None:
+            emit(Operation(kind, stream, "wait", subject=self))
 
     def _lose(self, error: BackendError) -> None:
         self.finish(error)
@@ -179,7 +206,7 @@ class Waitable(abc.ABC):
             return
         self.refuse_waiting_for_oneself()
         seconds = timeout_or_default(timeout)
-        if not self.block(seconds):
+        if not self.block_told(seconds):
             raise WaitTimeoutError(f"{self!r} is not over after {seconds:g} s; nothing was cancelled")
 
     def raise_outcome(self) -> None:

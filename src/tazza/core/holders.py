@@ -7,7 +7,7 @@ from typing import Any
 
 from tazza.hot import Account, Block, ForeignBlock, host_blocks
 
-__all__ = ["charged_blocks", "foreign_blocks", "holders_of", "is_charged", "settle_charges"]
+__all__ = ["charged_blocks", "foreign_blocks", "holders_of", "is_charged", "set_aside", "settle_charges"]
 
 
 def is_charged(block: Block | ForeignBlock, above: Account | None) -> bool:
@@ -17,22 +17,36 @@ def is_charged(block: Block | ForeignBlock, above: Account | None) -> bool:
 
 
 def foreign_blocks(runtime: Any) -> list[ForeignBlock]:
-    """What counts on a device and lies in none of its pools."""
-    settle_charges(runtime)
+    """What counts in the memory that a device lies in, and lies in no pool; each once, whichever device it is for."""
+    sharing = runtime.sharing()
+    for one in sharing:
+        settle_charges(one)
     arrays = host_blocks() if runtime.host_addressable else []
-    root = runtime.account
-    return [block for block in (*arrays, *list(runtime.charges.values())) if is_charged(block, root)]
+    charges = [charge for one in sharing for charge in list(one.charges.values())]
+    roots = [one.account for one in sharing]
+    return [block for block in (*arrays, *charges) if any(is_charged(block, root) for root in roots)]
 
 
 def charged_blocks(runtime: Any, above: Account | None = None) -> Iterator[Block | ForeignBlock]:
-    """Every live block of a device that counts in `above`, pending ones included."""
-    for pool in list(runtime.pools.values()):
-        for block in pool.pool.live_blocks():
-            if is_charged(block, above):
-                yield block
+    """Every live block in a device's memory that counts in `above`, pending ones included."""
+    for one in runtime.sharing():
+        for pool in list(one.pools.values()):
+            for block in pool.pool.live_blocks():
+                if is_charged(block, above):
+                    yield block
     for foreign in foreign_blocks(runtime):
         if is_charged(foreign, above):
             yield foreign
+
+
+def set_aside(runtime: Any, above: Account | None) -> list[ForeignBlock]:
+    """What budgets hold in `above` without using it: the rest of their reserves."""
+    accounts = [budget.account for one in runtime.sharing() for budget in one.reserving()]
+    return [
+        ForeignBlock(0, one.reserve - one.live, one, 0, "tazza", f"{one.name} (set aside)")
+        for one in accounts
+        if one.reserve > one.live and one is not above and (above is None or one.counts_in(above))
+    ]
 
 
 def holders_of(blocks: Iterable[Block | ForeignBlock], count: int) -> tuple[tuple[str, int, int], ...]:

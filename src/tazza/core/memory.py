@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Any, Literal, final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, final
 
 from tazza.core.budget import Budget
 from tazza.core.charge import Charge, checked_label
 from tazza.core.completion import timeout_or_default
-from tazza.core.pool import MemoryPool
+from tazza.core.hostmemory import PinnedMemory, SharedMemory
+from tazza.core.pool import MemoryPool, host_lane
 from tazza.core.pressure import Handler, Pressure
-from tazza.core.recording import Recording
-from tazza.core.snapshot import MemorySnapshot, RecordedBlock
-from tazza.core.survey import leaked_blocks, survey
 from tazza.errors import ArgumentError, ClosedError, ForkedError
 from tazza.hot import Account, frame_of
 from tazza.hot.process import process
 from tazza.memory.stats import MemoryStats
 from tazza.util.text import parse_nbytes
+
+if TYPE_CHECKING:
+    from tazza.core.recording import Recording
+    from tazza.core.snapshot import MemorySnapshot, RecordedBlock
 
 __all__ = ["Memory"]
 
@@ -46,6 +49,16 @@ class Memory:
     def pool(self) -> str:
         """The kind of the pool: ``"caching"`` or ``"direct"``."""
         return self._pool.kind
+
+    @property
+    def pinned(self) -> PinnedMemory:
+        """Page-locked host memory, in a pool of its own beside this one."""
+        return PinnedMemory(self._context(), partial(host_lane, self._pool.runtime, "pinned"))
+
+    @property
+    def shared(self) -> SharedMemory:
+        """Host memory that other processes map by name."""
+        return SharedMemory(self._context(), partial(host_lane, self._pool.runtime, "shared"))
 
     @property
     def limit(self) -> int | None:
@@ -190,6 +203,8 @@ class Memory:
 
     def snapshot(self) -> MemorySnapshot:
         """Take the account of the whole device: headings that add up, owners, segments, and what was recorded."""
+        from tazza.core.survey import survey  # late: its values cost as much to make as the pool
+
         self._check_process()
         return survey(self._pool.runtime)
 
@@ -206,6 +221,8 @@ class Memory:
         self._check_process()
         if isinstance(events, bool) or not isinstance(events, int) or events < 1:
             raise ArgumentError.of("events", events, "a positive integer")
+        from tazza.core.recording import Recording  # late, as in `snapshot`
+
         return Recording(self._pool.runtime, sites=bool(sites), most=events)
 
     def leaks(self) -> tuple[RecordedBlock, ...]:
@@ -214,6 +231,8 @@ class Memory:
         Arrays that a program keeps on purpose count too.
         """
         self._check_process()
+        from tazza.core.survey import leaked_blocks  # late, as in `snapshot`
+
         return leaked_blocks(self._pool.runtime, self._account)
 
     def _context(self) -> Any:

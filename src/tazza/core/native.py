@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import collections
 import threading
+from collections.abc import Callable
+from functools import partial
 from typing import final
 
-from tazza.core.event import Placement, Waitable
+from tazza.core.event import Event, Placement, Waitable
 from tazza.core.failures import Failures
 from tazza.core.runner import SLICE, Fifo, Runner, wait_for_room
 from tazza.core.runtime import DeviceRuntime
 from tazza.core.submission import Record, Submission
 from tazza.errors import BackendError
-from tazza.hot import Lane
+from tazza.hot import Buffer, Lane, point
 from tazza.spi import Handle
 
 __all__ = ["NativeRunner"]
@@ -93,6 +95,11 @@ class NativeRunner(Runner):
         self.submitted += 1
         submission.enter(self.submitted)
 
+    @property
+    def _standing_still(self) -> None:
+        """The submitter thread alone: what it handed over goes on in the queue."""
+        return None
+
     def _prepare(self, submission: Submission, number: int | None) -> bool:
         thread = threading.get_ident()
         self._preparing[thread] = number
@@ -117,15 +124,31 @@ class NativeRunner(Runner):
         return placement.device == self.device or self.runtime.capabilities.cross_device_wait
 
     def _hand_over(self, submission: Submission) -> None:
+        # The device's own work cannot say when it runs: host functions before and after it do.
+        told = point.listeners is not None and self.runtime.capabilities.host_functions
         for need in submission.needs:
             if need.placement is not None and not need.poll():
+                if told:
+                    self._call(partial(need.tell, "begin", self))
                 self.driver.queue_wait(self.device, self.handle, need.placement.handle)
-        submission.hand_over(self.handle)
+                if told:
+                    self._call(partial(need.tell, "end", self))
+        told = told and not (submission.is_host_function or submission.is_silent)
+        if told:
+            self._call(partial(submission.tell, "begin"))
+        try:
+            submission.hand_over(self.handle)
+        finally:
+            if told:
+                self._call(partial(submission.tell, "end"))
         if submission.holds or submission.number % self._stride == 0:
             self._advance()
             handle = self.driver.event_record(self.device, self.handle, False)
             placement = Placement(self.driver, self.device, handle)
             self._markers.append((submission.number, placement, submission.holds))
+
+    def _call(self, function: Callable[[], None]) -> None:
+        self.driver.enqueue(self.device, self.handle, function)
 
     # Deferred ------------------------------------------------------------------------------------------------------
 
@@ -143,16 +166,21 @@ class NativeRunner(Runner):
 
     def _hand_over_late(self, submission: Submission) -> None:
         for need in submission.needs:
-            while not (need.poll() or self._queue_can_wait(need)):
-                # Not even placed yet, or placed where this queue cannot wait for it.
-                if need.placement is None:
-                    need.placed.wait(SLICE)
-                else:
-                    need.block(SLICE)
-                if hopeless := self._hopeless():
-                    raise hopeless
+            if not (need.poll() or self._queue_can_wait(need)):
+                with need.told(self._standing_still):
+                    self._wait_for_placement(need)
         with self._lock:
             self._hand_over(submission)
+
+    def _wait_for_placement(self, need: Waitable) -> None:
+        while not (need.poll() or self._queue_can_wait(need)):
+            # Not even placed yet, or placed where this queue cannot wait for it.
+            if need.placement is None:
+                need.placed.wait(SLICE)
+            else:
+                need.block(SLICE)
+            if hopeless := self._hopeless():
+                raise hopeless
 
     def undefer(self, timeout: float) -> bool:
         with self._lock:
@@ -187,6 +215,11 @@ class NativeRunner(Runner):
         with self._lock:
             self._advance()  # always: relief asks in order to have what is over let go of
             return self._reached >= number
+
+    def letting_go(self, wanted: Callable[[Buffer], bool]) -> Event | None:
+        with self._lock:
+            held = [held for _, _, holds in self._markers for held in holds if isinstance(held, Buffer)]
+        return self.mark() if any(map(wanted, held)) else None
 
     def confirm(self, number: int) -> None:
         # Markers go by their own events: one that a preparation left may have a lower number and be later in the queue.

@@ -4,8 +4,9 @@ A waiter owns a queue of tokens. Whatever gives memory back (a finaliser, NumPy 
 puts a token into every waiter's queue and does nothing else; the waiter drains what finalisers left and looks again.
 Memory that only a stream holds comes back without a token, so a waiter also looks from time to time.
 
-Waiting is of no use, and is refused at once, where nobody could give anything back: nothing is pending, no other task
-is unfinished, no other thread that lives holds a charge; and on the thread of an event loop, which would stand still.
+Waiting is of no use, and is refused at once, where nobody could give anything back (`_may_come_back`), and on the
+thread of an event loop, which would stand still. Several waiters may keep each other waiting: they look one at a time,
+so that one is refused, and what it gives up lets the others go on.
 """
 
 from __future__ import annotations
@@ -13,19 +14,30 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, final
 
 from tazza.core.completion import now_ns
 from tazza.core.holders import charged_blocks, is_charged
 from tazza.core.runner import StreamThread, on_event_loop
 from tazza.core.runtime import live_runtimes
-from tazza.hot import Account, top
+from tazza.core.waiting import blocked, takers, waiting_for
+from tazza.hot import Account, after_fork
 from tazza.hot.process import process
 
 __all__ = ["Waiter", "wait_for_room"]
 
 _LOOK = 0.05  # seconds between two looks of a waiter that gets no token
+_CALM = 20_000_000  # nanoseconds that one who is in no hurry gives others to free more
 _registry = threading.Lock()
+_looking = threading.Lock()  # held while one waiter decides whether anybody could help it
+
+
+def _renew() -> None:
+    global _registry, _looking
+    _registry, _looking = threading.Lock(), threading.Lock()
+
+
+after_fork(_renew)
 
 
 class Waiter:
@@ -41,6 +53,16 @@ class Waiter:
         try:
             self.tokens.get(timeout=max(0.0, min(seconds, _LOOK)))
         except queue.Empty:  # nothing came back by itself: the caller looks
+            return
+
+    def wait_calmly(self, seconds: float) -> None:
+        """Like `wait`, and then let more come back for a moment: one look does for all of it."""
+        self.wait(seconds)
+        deadline = now_ns() + _CALM
+        try:
+            while (left := deadline - now_ns()) > 0:
+                self.tokens.get(timeout=left * 1e-9)
+        except queue.Empty:  # nothing more came
             return
 
     def close(self) -> None:
@@ -68,38 +90,100 @@ def wait_for_room(runtime: Any, refused: Account, nbytes: int, seconds: float, d
             if refused.refuses(nbytes) is None:
                 return True
             left = (deadline - now_ns()) * 1e-9
-            if left <= 0 or not _may_come_back(runtime, refused):
+            if left <= 0 or nbytes > refused.cap or on_event_loop():
                 return False
-            waiter.wait(left)
+            with _looking:
+                wait = waiting_for(None)
+                wait.__enter__()
+                if not _may_come_back(runtime, refused):
+                    wait.__exit__(None, None, None)
+                    drain()  # what came back meanwhile was given by somebody who has nothing more to give
+                    return refused.refuses(nbytes) is None
+            try:
+                waiter.wait(left)
+            finally:
+                wait.__exit__(None, None, None)
     finally:
         waiter.close()
 
 
 def _may_come_back(runtime: Any, refused: Account) -> bool:
     """Tell whether somebody besides the calling thread could give back what counts in `refused`."""
-    if on_event_loop():
-        return False
-    return _is_pending(runtime, refused) or _others_work() or _others_hold(runtime, refused)
+    stuck = _Stuck()
+    return _is_pending(runtime, refused, stuck) or stuck.others_work() or _others_hold(runtime, refused, stuck)
 
 
-def _is_pending(runtime: Any, refused: Account) -> bool:
-    return any(is_charged(block, refused) for pool in list(runtime.pools.values()) for block in pool.pool.waiting())
+@final
+class _Stuck:
+    """The threads that wait for memory, and whoever waits for one of them: none of these gives anything back.
+
+    Attributes:
+        threads: their identities.
+    """
+
+    def __init__(self) -> None:
+        self._runners = [runner for runtime in live_runtimes() for runner in runtime.runners()]
+        self._fronts: dict[int, int] = {}  # by runner: the number at which it is stuck
+        self._tasks: set[int] = set()
+        self.threads: set[int] = set()
+        waiting = dict(blocked)
+        found = [thread for thread, wait in waiting.items() if wait.what is None]
+        while found:
+            for thread in found:
+                self._add(thread, waiting.pop(thread).task)
+            found = [thread for thread, wait in waiting.items() if self.holds_up(wait.what)]
+
+    def _add(self, thread: int, task: Any) -> None:
+        self.threads.add(thread)
+        for one in () if task is None else task.chain():
+            self._tasks.add(id(one))
+            if not one.stream.is_inline:
+                self._stop(one.stream.runner, one.number)
+        for runner in self._runners:
+            if runner.thread == thread:  # it waits for what a submission needs that is no task
+                self._stop(runner, runner.current)
+
+    def _stop(self, runner: Any, number: int) -> None:
+        self._fronts[id(runner)] = min(number, self._fronts.get(id(runner), number))
+
+    def holds_up(self, what: Any) -> bool:
+        """Tell whether an event, a task or a place in a queue comes only after something that is stuck."""
+        if id(what) in self._tasks:
+            return True
+        stream = what.stream  # None for a host event: the user ends it
+        return stream is not None and not stream.is_inline and self.stops(stream.runner, what.number)
+
+    def stops(self, runner: Any, number: int) -> bool:
+        """Tell whether a runner cannot reach a number."""
+        return self._fronts.get(id(runner), number + 1) <= number
+
+    def others_work(self) -> bool:
+        """Tell whether a stream goes on with something."""
+        return any(id(runner) not in self._fronts and runner.is_working for runner in self._runners)
 
 
-def _others_work() -> bool:
-    """Tell whether a task is unfinished that is none of those in which the caller runs."""
-    frame = top()
-    task = None if frame is None else frame.task
-    own = 0 if task is None else task.depth
-    return sum(len(runtime.in_flight) for runtime in live_runtimes()) > own
+def _is_pending(runtime: Any, refused: Account, stuck: _Stuck) -> bool:
+    sharing = runtime.sharing()
+    pools = [pool.pool for one in sharing for pool in list(one.pools.values())]
+    for block in (block for pool in pools for block in pool.waiting() if is_charged(block, refused)):
+        if not any(stuck.stops(runner, number) for runner, number in block.users or ()):
+            return True
+    runners = [runner for one in sharing for runner in one.runners()]
+    held = (runner.letting_go(lambda held: is_charged(held.block, refused)) for runner in runners)
+    return any(event is not None and not stuck.holds_up(event) for event in held)
 
 
-def _others_hold(runtime: Any, refused: Account) -> bool:
-    """Tell whether another thread that lives holds a charge; streams' own threads hold what their tasks do."""
+def _others_hold(runtime: Any, refused: Account, stuck: _Stuck) -> bool:
+    """Tell whether another thread that lives, and is not stuck, holds a charge.
+
+    What tasks made may be held by whoever asks tasks for their results.
+    """
     me = threading.get_ident()
-    others = {
-        thread.ident for thread in threading.enumerate() if thread.ident != me and not isinstance(thread, StreamThread)
-    }
-    if any(budget.thread in others and budget.account.counts_in(refused) for budget in runtime.reserving()):
+    users = {thread.ident for thread in threading.enumerate() if not isinstance(thread, StreamThread)}
+    others = users - stuck.threads - {me}
+    reserving = [budget for one in runtime.sharing() for budget in one.reserving()]
+    if any(budget.thread in others and budget.account.counts_in(refused) for budget in reserving):
         return True
-    return any(block.thread in others for block in charged_blocks(runtime, refused))
+    of_tasks = not others.isdisjoint(takers)
+    blocks = charged_blocks(runtime, refused)
+    return any(block.thread in others or (of_tasks and block.thread not in users) for block in blocks)

@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import gc
-import logging
 import threading
 from collections.abc import Callable
-from typing import Any, NamedTuple, final
+from typing import Any, NamedTuple, cast, final
 
 from tazza.core.adapter import adapters
 from tazza.core.completion import now_ns
-from tazza.core.holders import charged_blocks, holders_of, is_charged, settle_charges
+from tazza.core.holders import charged_blocks, holders_of, is_charged, set_aside, settle_charges
 from tazza.core.patience import wait_for_room
+from tazza.core.pressure import ask
 from tazza.core.runner import on_event_loop
+from tazza.core.supply import supply_of
 from tazza.errors import ArgumentError, CleanupWarning, DeadlockError, OutOfMemoryError, WaitTimeoutError
 from tazza.hot import Account, Block, Lane, Operation, Pool, emit, point
 from tazza.hot.process import process
 from tazza.util.report import report
 from tazza.util.sites import capture, written
 
-__all__ = ["POOL_KINDS", "MemoryPool"]
+__all__ = ["POOL_KINDS", "MemoryPool", "host_lane", "pool_of"]
 
 POOL_KINDS = ("caching", "direct")
 """The pools that tazza implements itself; every device has them."""
 
+_HOST_KINDS = ("pinned", "shared")  # beside them, made on demand
+
 _RELIEF_TIMEOUT = 5.0  # seconds that relief waits for streams before it goes on to the next step
 _SHORT_WAIT = 0.1  # seconds that a waiting allocation leaves others to themselves
 _HOLDERS = 5
-_logger = logging.getLogger("tazza.memory")
 
 
 @final
@@ -37,7 +39,10 @@ class MemoryPool:
     Args:
         runtime: the device runtime; its ``driver``, ``info``, ``capabilities``, ``name``, ``pools``, ``runners()``,
             ``lost()`` and ``reclaim()`` are used.
-        kind: ``"caching"`` or ``"direct"``.
+        kind: ``"caching"`` or ``"direct"`` for the device's own memory, ``"pinned"`` or ``"shared"`` for the host's.
+
+    Attributes:
+        supply: where the bytes come from.
 
     >>> import tazza as tz
     >>> with tz.open("cpu", pool="direct") as ctx:
@@ -46,13 +51,12 @@ class MemoryPool:
     """
 
     def __init__(self, runtime: Any, kind: str) -> None:
-        if kind not in POOL_KINDS:
+        if kind not in POOL_KINDS + _HOST_KINDS:
             raise ArgumentError.of("pool", kind, f"one of {', '.join(POOL_KINDS)}")
         self.runtime = runtime
         self.kind = kind
-        self.pool = Pool(
-            self, cached=kind == "caching", alignment=max(64, runtime.capabilities.alignment), owner=runtime
-        )
+        self.supply = supply = supply_of(runtime, kind)
+        self.pool = Pool(self, cached=supply.cached, alignment=supply.alignment, owner=supply.owner, exact=supply.exact)
         self._relieving: set[int] = set()
         self._deadlines: dict[int, int] = {}  # when the wait of a thread ends, in the nanoseconds of `now_ns`
         # Every step may run any code, none runs under a lock. A limit is only relieved by what is charged under it: no
@@ -62,7 +66,7 @@ class MemoryPool:
             _Step("pending", self._relieve_pending),
             _Step("short wait", self._wait_briefly),
             _Step("handlers", self._ask_handlers),
-            _Step("gc", _collect),
+            _Step("gc", self._collect),
             _Step("wait", self._wait),
         )
         self._device_relief: tuple[_Step, ...] = (
@@ -71,7 +75,7 @@ class MemoryPool:
             _Step("other caches", self._relieve_others),
             _Step("foreign caches", self._relieve_foreign),
             _Step("handlers", self._ask_handlers),
-            _Step("gc", _collect),
+            _Step("gc", self._collect),
         )
 
     def __repr__(self) -> str:
@@ -80,18 +84,18 @@ class MemoryPool:
     # Source --------------------------------------------------------------------------------------------------------
 
     def reserve(self, nbytes: int) -> int:
-        """Return the address of `nbytes` fresh bytes of the device."""
-        return int(self.runtime.driver.memory_allocate(self.runtime.info, nbytes))
+        """Return the address of `nbytes` fresh bytes."""
+        return self.supply.reserve(nbytes)
 
     def release(self, address: int, nbytes: int) -> None:
-        """Give a reservation back to the driver."""
-        self.runtime.driver.memory_free(self.runtime.info, address)
+        """Give a reservation back."""
+        self.supply.release(address)
 
     def retire(self, block: Block) -> _AllDone | None:
         """Record an event on every stream that still uses the block; the home stream's too where it leaves the pool."""
-        if self.runtime.lost() is not None:
-            return None
-        events = [runner.mark() for runner, number in block.users or () if not runner.reached(number)]
+        # Streams of any device may use memory of the host. Nothing runs on a lost one, and it tells nothing.
+        users = [use for use in block.users or () if use[0].runtime.lost() is None]
+        events = [runner.mark() for runner, number in users if not runner.reached(number)]
         if block.island:
             home = self.quiescent(block.lane)
             if home is not None:
@@ -123,15 +127,23 @@ class MemoryPool:
             return False
         if attempt == 0:
             self._deadlines.pop(me, None)
-        if attempt >= len(steps):  # what came back was taken by somebody else: wait on, as long as there is time
-            return self._wait(refused, nbytes)
+        import logging  # late: it costs as much as a third of the core
+
+        logger = logging.getLogger("tazza.memory")
         self._relieving.add(me)
         try:
-            _logger.debug("%s: %d bytes wanted, relief: %s", self.runtime.name, nbytes, steps[attempt].name)
+            if attempt >= len(steps):  # what came back was taken by somebody else: wait on, as long as there is time
+                return self._wait(refused, nbytes)
+            logger.debug("%s: %d bytes wanted, relief: %s", self.runtime.name, nbytes, steps[attempt].name)
             steps[attempt].act(refused, nbytes)
         finally:
             self._relieving.discard(me)
         return True
+
+    def closed(self, block: Block) -> None:
+        """Take back costly memory at once: the next allocation of its kind may be long in coming."""
+        self.supply.closed(block.address)
+        self.pool.drain()
 
     def exhausted(self, requested: int, refused: Account | None, account: Account) -> OutOfMemoryError:
         """Describe who holds the memory, and what to do."""
@@ -150,7 +162,7 @@ class MemoryPool:
         else:
             limit, live = None, self.pool.live
             problem = f"{self.runtime.name} has no room left for {account.name}; its pool holds {live} bytes live"
-            advice = "use smaller batches, drop some of what is held, or another device"
+            advice = self.supply.advice
         largest = ", ".join(f"{label} {nbytes} bytes in {blocks} block(s)" for label, nbytes, blocks in holders)
         return OutOfMemoryError(
             f"no room for {requested} bytes: {problem}. Largest holders: {largest or 'none'}",
@@ -172,7 +184,7 @@ class MemoryPool:
             count: how many at most.
             account: only what is charged to it or below it; None for all.
         """
-        return holders_of(charged_blocks(self.runtime, account), count)
+        return holders_of((*charged_blocks(self.runtime, account), *set_aside(self.runtime, account)), count)
 
     def idle_nbytes(self) -> int:
         """Return the bytes of segments of which nothing is live, stacked blocks put back first."""
@@ -187,6 +199,7 @@ class MemoryPool:
         Raises:
             OutOfMemoryError: a limit refuses them after all relief.
         """
+        settle_charges(self.runtime)
         attempt = 0
         while (refused := account.charge(nbytes, nbytes)) is not None:
             if not self.relieve(nbytes, refused, attempt):
@@ -201,13 +214,33 @@ class MemoryPool:
         for pool in list(self.runtime.pools.values()):
             pool.pool.drain()
 
-    def _relieve_pending(self, refused: Account | None, nbytes: int) -> None:
-        for runner in self.runtime.runners():
+    def _drain_all(self) -> None:
+        for runtime in self.runtime.sharing():
+            settle_charges(runtime)
+            for pool in list(runtime.pools.values()):
+                pool.pool.drain()
+
+    def _take_back(self) -> None:
+        for runner in self._runners():
             runner.reached(0)  # makes it drop what finished work held
-        self.drain()
-        if refused is None or not refused.patience:  # else waiting is a step of its own
-            _settle([ticket for ticket, block in list(self.pool.limbo) if is_charged(block, refused)])
-        self.pool.drain()
+        self._drain_all()
+
+    def _runners(self) -> list[Any]:
+        return [runner for runtime in self.runtime.sharing() for runner in runtime.runners()]
+
+    def _relieve_pending(self, refused: Account | None, nbytes: int) -> None:
+        patient = refused is not None and refused.patience > 0  # then waiting is a step of its own
+        for runner in self._runners():
+            runner.reached(0)  # makes it drop what finished work held
+            last = None if patient else runner.letting_go(lambda held: is_charged(held.block, refused))
+            if last is not None:
+                _settle([_AllDone([last])])
+                runner.reached(0)
+        self._drain_all()
+        if not patient:
+            pools = [pool.pool for one in self.runtime.sharing() for pool in list(one.pools.values())]
+            _settle([ticket for pool in pools for ticket, block in list(pool.limbo) if is_charged(block, refused)])
+        self._drain_all()
 
     def _relieve_own(self, refused: Account | None, nbytes: int) -> None:
         tickets = [self.quiescent(lane) for lane in list(self.pool.lanes)]
@@ -230,10 +263,24 @@ class MemoryPool:
 
     def _ask_handlers(self, refused: Account | None, nbytes: int) -> None:
         def is_enough() -> bool:
-            self.drain()
-            return refused is not None and refused.refuses(nbytes) is None
+            if refused is not None:
+                self._drain_all()
+                return refused.refuses(nbytes) is None
+            self._regain(nbytes)
+            return self.supply.has_room(nbytes)
 
-        self.runtime.pressure.relieve(nbytes, refused, is_enough)
+        ask([runtime.pressure for runtime in self.runtime.sharing()], nbytes, refused, is_enough)
+
+    def _collect(self, refused: Account | None, nbytes: int) -> None:
+        gc.collect()
+        if refused is None:
+            self._regain(nbytes)
+
+    def _regain(self, nbytes: int) -> None:
+        """Give the device what was freed into the pools meanwhile."""
+        self._relieve_pending(None, nbytes)
+        self._relieve_own(None, nbytes)
+        self._relieve_others(None, nbytes)
 
     def _wait_briefly(self, refused: Account | None, nbytes: int) -> bool:
         return self._wait(refused, nbytes, _SHORT_WAIT)
@@ -245,7 +292,7 @@ class MemoryPool:
         now = now_ns()
         deadline = self._deadlines.setdefault(threading.get_ident(), now + int(refused.patience * 1e9))
         seconds = min(most, (deadline - now) * 1e-9)
-        return wait_for_room(self.runtime, refused, nbytes, seconds, self.drain)
+        return wait_for_room(self.runtime, refused, nbytes, seconds, self._take_back)
 
 
 class _Step(NamedTuple):
@@ -285,5 +332,16 @@ def _settle(tickets: list[_AllDone]) -> None:
         ticket.synchronize(max(0.0, (deadline - now_ns()) * 1e-9))
 
 
-def _collect(refused: Account | None, nbytes: int) -> None:
-    gc.collect()
+def pool_of(runtime: Any, kind: str) -> MemoryPool:
+    """The pool of a kind of a device, made when it is first asked for."""
+    with runtime.lock:
+        pool = runtime.pools.get(kind)
+        if pool is None:
+            pool = runtime.pools[kind] = MemoryPool(runtime, kind)
+        return cast(MemoryPool, pool)
+
+
+def host_lane(runtime: Any, kind: str) -> Lane:
+    """The one lane of a pool in host memory: the host orders its use, on every device."""
+    pool_of(runtime, kind)
+    return cast(Lane, runtime.shared_lane(kind))

@@ -94,8 +94,8 @@ class Recording:
     def events(self) -> tuple[tuple[MemoryEvent, ...], int]:
         """The events so far, oldest first, and how many had no room. Internal."""
         settle_frees()
-        kept = list(self._events)
-        return tuple(MemoryEvent(*event[:-1], written(event.site)) for event in kept), max(0, self._count - len(kept))
+        kept, count = list(self._events), self._count  # other threads go on meanwhile
+        return tuple(MemoryEvent(*event[:-1], written(event.site)) for event in kept), max(0, count - len(kept))
 
     def stop(self) -> None:
         """Listen no longer; snapshots have no history from now on. Idempotent."""

@@ -75,6 +75,7 @@ _BUILT_IN: dict[str, _Record] = {
 
 _NAMES: dict[str, str] = {
     "arrays.host.numpy": "tazza.arrays.host_numpy:HostNumpy",
+    "arrays.host.torch": "tazza.arrays.host_torch:HostTorch",
     "arrays.device.numpy": "tazza.arrays.device_numpy:DeviceNumpy",
     "context.cpu": "tazza.contexts.cpu:CPUContext",
     "foreign.describe": "tazza.core.foreign:describe",
@@ -85,7 +86,12 @@ _NAMES: dict[str, str] = {
     "sim.settings": "tazza.drivers.sim.driver:SimConfig",
 }
 
-_ADAPTERS: dict[str, str] = {}  # by the top module of the library that each is for
+_ADAPTERS: dict[str, str] = {  # by the top module of the library that each is for
+    "jax": "tazza.adapters.jax:JaxAdapter",
+    "onnxruntime": "tazza.adapters.onnxruntime:OnnxruntimeAdapter",
+    "pyarrow": "tazza.adapters.pyarrow:PyarrowAdapter",
+    "torch": "tazza.adapters.torch:TorchAdapter",
+}
 
 
 class _Table:

@@ -20,6 +20,7 @@ from tazza.core.event import Event, Waitable
 from tazza.core.failures import Failure, Failures
 from tazza.core.runtime import DeviceRuntime
 from tazza.core.submission import Record, Submission, Wait
+from tazza.core.waiting import QueuePlace, waiting_for
 from tazza.errors import (
     BackendError,
     CancelledTaskError,
@@ -29,7 +30,8 @@ from tazza.errors import (
     QueueFullError,
     WaitTimeoutError,
 )
-from tazza.hot import Lane, top
+from tazza.hot import Buffer, Lane, point, top
+from tazza.util.log import info
 from tazza.util.report import report
 
 __all__ = [
@@ -109,15 +111,43 @@ class Runner(abc.ABC):
             return
         end = self.mark()
         end.refuse_waiting_for_oneself()
-        if not end.block(timeout):
+        if not end.block_told(timeout):
             raise WaitTimeoutError(f"{self.label!r} still has work after {timeout:g} s")
         if end.error is None:
             self.confirm(end.number)
 
     @property
+    def thread(self) -> int:
+        """The host thread that runs what is queued and nothing else; 0 where there is none."""
+        return 0
+
+    @property
+    def current(self) -> int:
+        """The number of what that thread is at."""
+        return 0
+
+    @property
+    def is_working(self) -> bool:
+        """Whether something is queued or under way, what it holds not let go of yet."""
+        return not self.is_idle
+
+    @property
     def is_idle(self) -> bool:
         """Whether everything submitted so far is over. Does not block."""
         return self.reached(self.submitted) or self.mark().is_done
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is closed and its work is done; then nobody asks it any more, and it lets go of what it held."""
+        if not (self.closed and self.mark().is_done):
+            return False
+        if self.runtime.lost() is None:
+            self.reached(0)
+        return True
+
+    def letting_go(self, wanted: Callable[[Buffer], bool]) -> Event | None:
+        """An event after which none of the wanted buffers is held for queued work; None where none is."""
+        return None
 
     def confirm(self, number: int) -> None:  # noqa: B027  a host thread counts for itself what it has run
         """Take note that everything up to `number` is over: somebody has seen an event there."""
@@ -162,10 +192,18 @@ class Runner(abc.ABC):
 
     def _await(self, need: Waitable) -> BaseException | None:
         """Wait in the stream's own thread; returns why it is of no use any more, if it is."""
-        while not need.block(SLICE):
-            if hopeless := self._hopeless():
-                return hopeless
+        if need.poll():
+            return None
+        with need.told(self._standing_still):
+            while not need.block(SLICE):
+                if hopeless := self._hopeless():
+                    return hopeless
         return None
+
+    @property
+    def _standing_still(self) -> Runner | None:
+        """What stands still while the stream's own thread waits: the stream, or only that thread."""
+        return self
 
     def _hopeless(self) -> BaseException | None:
         return CancelledTaskError("abandoned") if self.abandoned else self.runtime.lost()
@@ -215,14 +253,17 @@ class InlineRunner(Runner):
             except (DeadlockError, WaitTimeoutError) as error:
                 submission.fail(error)
                 return
-        submission.run()
+        if point.listeners is None:
+            submission.run()
+        else:
+            submission.perform()
 
     def _wait(self, submission: Submission, needs: tuple[Waitable, ...], timeout: float) -> None:
         deadline = now_ns() + int(timeout * 1e9)
         for need in needs:
             if not need.poll():
                 need.refuse_waiting_for_oneself()
-                if not need.block(max(0.0, (deadline - now_ns()) * 1e-9)):
+                if not need.block_told(max(0.0, (deadline - now_ns()) * 1e-9), self):
                     raise WaitTimeoutError(
                         f"{submission.label!r} needs {need!r}, which was not over in time; nothing was cancelled"
                     )
@@ -248,11 +289,14 @@ class Fifo:
         self._items: queue.SimpleQueue[tuple[Submission, bool] | None] = queue.SimpleQueue()
         self._room = threading.Semaphore(limit)
         self._started = False
+        self.active = False
+        self.thread = 0
 
     def take_room(self, runner: Runner, timeout: float | None) -> None:
         """Reserve a place, waiting for one where that can end."""
         if not self._room.acquire(blocking=False):
-            wait_for_room(runner, self._limit, timeout, lambda seconds: self._room.acquire(timeout=seconds))
+            with waiting_for(QueuePlace(runner, runner.submitted)):
+                wait_for_room(runner, self._limit, timeout, lambda seconds: self._room.acquire(timeout=seconds))
 
     def give_room(self) -> None:
         """Give a place back that was reserved and not used."""
@@ -270,14 +314,17 @@ class Fifo:
         self._items.put(None)
 
     def _loop(self) -> None:
+        self.thread = threading.get_ident()
         try:
             self._attach()
         except (BackendError, OSError) as error:  # slower or elsewhere, but right: the work is done all the same
             report(f"thread {self._name!r} could not be prepared for its device", CleanupWarning, error=error)
         while (item := self._items.get()) is not None:
+            self.active = True
             submission, bounded = item
             self._run(submission)
             del item, submission  # what they hold must die now, not when the next one comes
+            self.active = False
             if bounded:
                 self._room.release()
 
@@ -310,11 +357,23 @@ class WorkerRunner(Runner):
         self._fifo.put(submission, bounded=bounded)
 
     def _step(self, submission: Submission) -> None:
-        self._run(submission, (*submission.host_needs, *submission.needs), lambda entry: entry.run())
+        self._run(submission, (*submission.host_needs, *submission.needs), lambda entry: entry.perform())
         self._finished = submission.number
 
     def reached(self, number: int) -> bool:
         return self._finished >= number
+
+    @property
+    def is_working(self) -> bool:
+        return self._fifo.active or self._finished < self.submitted
+
+    @property
+    def thread(self) -> int:
+        return self._fifo.thread
+
+    @property
+    def current(self) -> int:
+        return self._finished + 1
 
     def _shut(self, last: Record) -> bool:
         with self._lock:
@@ -339,6 +398,7 @@ def wait_for_room(runner: Runner, limit: int, timeout: float | None, wait: Calla
     if on_event_loop():
         raise QueueFullError(f"{full}; await an earlier task, or submit from a worker thread (asyncio.to_thread)")
     seconds = timeout_or_default(timeout)
+    info("tazza.stream", "%s; the submitter waits for room, for at most %g s", full, seconds)
     if not wait(seconds):
         raise WaitTimeoutError(f"{full} and got no room in {seconds:g} s; nothing was submitted")
 

@@ -135,13 +135,18 @@ class DeviceRuntime:
     def add_runner(self, runner: Any) -> None:
         """Know a runner until it is closed and idle."""
         with self.lock:
-            self._runners = [known for known in self._runners if not (known.closed and known.mark().is_done)]
+            self._runners = [known for known in self._runners if not known.is_over]
             self._runners.append(runner)
 
     def runners(self) -> list[Any]:
         """The runners of every stream whose work may not be over, at one moment."""
         with self.lock:
             return list(self._runners)
+
+    def sharing(self) -> list[DeviceRuntime]:
+        """The runtimes of every device that lies in the same memory, this one included: one limit may bind them all."""
+        domain = self.info.memory_domain
+        return [self, *(one for one in live_runtimes() if one is not self and one.info.memory_domain == domain)]
 
     def reclaim(self) -> int:
         """Give every cached block of every pool back to the driver; returns the bytes."""

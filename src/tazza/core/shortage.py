@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import logging
+import math
 from typing import Any
 
 from tazza.core.adapter import adapters
 from tazza.core.completion import keep_without_frames
 from tazza.errors import LeakWarning, OutOfMemoryError
-from tazza.hot import refusal
+from tazza.hot import forget_refusal, refusal
 from tazza.util.report import report
 from tazza.util.text import format_nbytes
 
 __all__ = ["explain", "report_leaks"]
 
 _HOLDERS = 5
-_logger = logging.getLogger("tazza.memory")
 
 
 def explain(context: Any, error: BaseException) -> None:
@@ -28,8 +27,9 @@ def explain(context: Any, error: BaseException) -> None:
         keep_without_frames(error, repr(context))
         return
     if isinstance(error, MemoryError):
-        refused = refusal()
-        if refused is not None and _is_about(error, refused):
+        refused = _refusal_of(context, error)
+        if refused is not None:
+            forget_refusal()
             keep_without_frames(error, repr(context))
             raise refused from error
     if isinstance(error, MemoryError) or any(adapter.is_out_of_memory(error) for adapter in adapters()):
@@ -41,8 +41,11 @@ def report_leaks(context: Any) -> None:
 
     Arrays may outlive their context on purpose, which is why silence is the rule.
     """
+    import logging  # late: it costs as much as a third of the core
+
+    logger = logging.getLogger("tazza.memory")
     recorded = context._runtime.recording is not None
-    if not recorded and not _logger.isEnabledFor(logging.INFO):
+    if not recorded and not logger.isEnabledFor(logging.INFO):
         return
     leaks = context.memory.leaks()
     if not leaks:
@@ -57,18 +60,24 @@ def report_leaks(context: Any) -> None:
     if recorded:
         report(message, LeakWarning)
     else:
-        _logger.info(message)
+        logger.info(message)
 
 
-def _is_about(error: MemoryError, refused: OutOfMemoryError) -> bool:
-    """Tell whether NumPy's error answers this refusal; plain ones, of a resize or an iterator, name no size."""
+def _refusal_of(context: Any, error: MemoryError) -> OutOfMemoryError | None:
+    """Find the refusal of an account of this context that NumPy's error is the answer to.
+
+    Its error for a new array names shape and dtype. A plain one, of a resize or an iterator, does not: it must be the
+    first thing that happened since.
+    """
+    kept = refusal()
+    if kept is None or not kept[1].counts_in(context.account):
+        return None
+    refused, _, is_last = kept
     shape, dtype = getattr(error, "shape", None), getattr(error, "dtype", None)
     if shape is None or dtype is None:
-        return True
-    nbytes = int(dtype.itemsize)
-    for extent in shape:
-        nbytes *= int(extent)
-    return nbytes == refused.requested
+        return refused if is_last else None
+    nbytes = math.prod(map(int, shape)) * int(dtype.itemsize)
+    return refused if nbytes == refused.requested else None
 
 
 def _account(context: Any) -> str:

@@ -6,6 +6,7 @@ import atexit
 import time
 
 from tazza import config
+from tazza.core import segment
 from tazza.core.runtime import live_runtimes
 from tazza.errors import CleanupWarning, TazzaError
 from tazza.util.report import report
@@ -14,7 +15,10 @@ __all__ = ["drain_at_exit"]
 
 
 def drain_at_exit() -> None:
-    """Close every context that is still open, within ``TAZZA_EXIT_TIMEOUT`` seconds for all together."""
+    """Close every context that is still open, within ``TAZZA_EXIT_TIMEOUT`` seconds for all together.
+
+    The names of shared memory go too, as nobody is left who could.
+    """
     deadline = time.monotonic() + config.exit_timeout()
     for runtime in live_runtimes():
         for ctx in runtime.contexts():
@@ -22,6 +26,7 @@ def drain_at_exit() -> None:
     for runtime in live_runtimes():
         for ctx in runtime.contexts():
             _close(ctx, max(0.0, deadline - time.monotonic()))
+    segment.forsake()
 
 
 def _close(ctx: object, timeout: float) -> None:

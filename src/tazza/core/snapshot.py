@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from tazza.core import registry
 from tazza.errors import ArgumentError
@@ -12,8 +12,7 @@ from tazza.errors import ArgumentError
 __all__ = ["Balance", "Heading", "Holding", "MemoryEvent", "MemorySnapshot", "RecordedBlock", "Segment"]
 
 
-@dataclass(frozen=True, slots=True)
-class Heading:
+class Heading(NamedTuple):
     """One line of the account of a device: so many of its used bytes are this.
 
     Attributes:
@@ -28,8 +27,7 @@ class Heading:
     note: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Holding:
+class Holding(NamedTuple):
     """Live bytes of one owner under one label.
 
     Attributes:
@@ -46,8 +44,7 @@ class Holding:
     blocks: int
 
 
-@dataclass(frozen=True, slots=True)
-class Balance:
+class Balance(NamedTuple):
     """The figures of one account, in bytes: a context's, or a budget's inside it; `live` includes pending bytes."""
 
     owner: tuple[str, ...]
@@ -58,8 +55,7 @@ class Balance:
     ooms: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class RecordedBlock:
+class RecordedBlock(NamedTuple):
     """One block of memory.
 
     Attributes:
@@ -80,8 +76,7 @@ class RecordedBlock:
     site: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """What a pool holds from its device in one piece, and the blocks in it by ascending address."""
 
     address: int
@@ -90,8 +85,7 @@ class Segment:
     blocks: tuple[RecordedBlock, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryEvent:
+class MemoryEvent(NamedTuple):
     """One change that was recorded.
 
     Attributes:

@@ -17,10 +17,7 @@ and moved over the destination, whose directory is flushed in turn. A process th
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import secrets
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +26,7 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 
 from tazza.errors import ArgumentError, CheckpointError
+from tazza.util.files import replace_file
 
 __all__ = ["VERSION", "read", "write"]
 
@@ -56,22 +54,13 @@ def write(path: str | os.PathLike[str], header: Mapping[str, object], arrays: Ma
         ArgumentError: a header that JSON cannot hold, or an array of another dtype.
         OSError: the directory does not exist or cannot be written to; the old file is untouched.
     """
-    destination = Path(path).resolve()
+    import hashlib  # late: it loads OpenSSL
+
     head, pieces = _layout(header, {name: _portable(name, array) for name, array in arrays.items()})
     digest = hashlib.sha256(head)
     for piece in pieces:
         digest.update(piece)
-    temporary = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.writelines([head, digest.digest(), *pieces])
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, destination)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _flush_directory(destination.parent)
+    replace_file(path, [head, digest.digest(), *pieces])
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Array]]:
@@ -109,6 +98,8 @@ def _layout(header: Mapping[str, object], arrays: Mapping[str, Array]) -> tuple[
         [name, array.dtype.str, list(array.shape), start]
         for (name, array), start in zip(arrays.items(), starts, strict=False)
     ]
+    import json  # late: importing tazza needs none
+
     try:
         text = json.dumps({"header": header, "arrays": table}, separators=(",", ":")).encode()
     except (TypeError, ValueError) as error:
@@ -137,6 +128,8 @@ def _check(file: BinaryIO, path: str) -> tuple[int, int]:
     if size != total:
         what = "truncated" if size < total else "damaged"
         raise CheckpointError(f"{path}: {what}: the file has {size} bytes of {total}")
+    import hashlib  # late: it loads OpenSSL
+
     digest = hashlib.sha256(head[:_DIGEST_AT])
     while chunk := file.read(1 << 20):
         digest.update(chunk)
@@ -146,6 +139,8 @@ def _check(file: BinaryIO, path: str) -> tuple[int, int]:
 
 
 def _parse(file: BinaryIO, index: int, total: int) -> tuple[dict[str, Any], dict[str, Array]]:
+    import json  # late: importing tazza needs none
+
     file.seek(_HEAD.size)
     content = json.loads(file.read(index))
     first = _aligned(_HEAD.size + index)
@@ -164,14 +159,3 @@ def _parse(file: BinaryIO, index: int, total: int) -> tuple[dict[str, Any], dict
 
 def _aligned(nbytes: int) -> int:
     return -(-nbytes // _ALIGNMENT) * _ALIGNMENT
-
-
-def _flush_directory(directory: Path) -> None:
-    """Make the move itself survive a loss of power; only POSIX can open a directory."""
-    if os.name != "posix":
-        return
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -15,6 +15,7 @@ __all__ = ["State", "Stateful"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 ToHost = Callable[[Any], Array]
+FromHost = Callable[[Array], Any]
 
 _COUNTERS = ("epoch", "step", "launches")
 _NUMBER_TYPES = (np.bool_, np.number)
@@ -24,8 +25,9 @@ _NUMBER_TYPES = (np.bool_, np.number)
 class Stateful(Protocol):
     """An object whose state can be taken and given back.
 
-    State is made of dicts with text keys, lists, tuples, numbers, texts, bytes, None, and arrays of the host or of the
-    context's device. It is given back with NumPy arrays in place of all arrays.
+    State is made of dicts whose keys are texts or integers, lists, tuples, numbers, texts, bytes, None, and arrays of
+    the host or of the context's device. It is given back with NumPy arrays in place of all arrays; under
+    ``arrays="torch"`` with tensors, so that modules and optimizers of PyTorch can be registered as they are.
     """
 
     def state_dict(self) -> Mapping[str, Any]:
@@ -52,6 +54,7 @@ class State:
     Args:
         generator: the context's generator.
         to_host: copies an array of the context's device into a NumPy array; None where there are no such arrays.
+        from_host: makes what objects are given back for a saved array; None gives them the NumPy array.
         spec: the saving context's spec in JSON's types; stored in the file.
         agree: keys of `spec` that must be equal in a file and here. None on either side agrees with everything.
 
@@ -84,6 +87,7 @@ class State:
         self,
         generator: Restorable,
         to_host: ToHost | None = None,
+        from_host: FromHost | None = None,
         *,
         spec: Mapping[str, object] | None = None,
         agree: tuple[str, ...] = ("seed",),
@@ -92,7 +96,7 @@ class State:
         self.step = 0
         self.launches = 0
         self._generator = generator
-        self._to_host = to_host
+        self._to_host, self._from_host = to_host, from_host
         self._spec = dict(spec or {})
         self._agree = agree
         self._objects: dict[str, Stateful] = {}
@@ -114,9 +118,13 @@ class State:
         if not isinstance(obj, Stateful):
             raise ArgumentError.of("obj", obj, "an object with state_dict() and load_state_dict(state)")
         if name in self._waiting:
-            _give("the resumed file", name, obj.load_state_dict, self._waiting[name])
+            _give("the resumed file", name, self._loader(obj), self._waiting[name])
             del self._waiting[name]
         self._objects[name] = obj
+
+    def forget(self) -> None:
+        """Drop every registered object. Internal: for whoever ends a run, and looks what still lives after it."""
+        self._objects.clear()
 
     def unregister(self, name: str) -> None:
         """Forget the object registered under `name`."""
@@ -210,7 +218,7 @@ class State:
         before: dict[str, Array] = {}
         parts = [("generator", self._generator.restore, saved.generator, self._generator.state())]
         for name, obj in self._objects.items():
-            parts.append((name, obj.load_state_dict, saved.objects[name], _decode(self._take(name, before), before)))
+            parts.append((name, self._loader(obj), saved.objects[name], _decode(self._take(name, before), before)))
         undo: list[tuple[Callable[[Any], object], Any]] = []
         for name, give, state, previous in parts:
             undo.append((give, previous))
@@ -222,6 +230,13 @@ class State:
         for name, count in saved.counters.items():
             setattr(self, name, count)
 
+    def _loader(self, obj: Stateful) -> Callable[[Any], object]:
+        """What gives an object its decoded part."""
+        convert = self._from_host
+        if convert is None:
+            return obj.load_state_dict
+        return lambda state: obj.load_state_dict(_converted(state, convert))
+
     def _take(self, name: str, arrays: dict[str, Array]) -> object:
         return self._encode(self._objects[name].state_dict(), name, arrays)
 
@@ -231,12 +246,14 @@ class State:
             return value
         if isinstance(value, Mapping):
             for key in value:
-                if not isinstance(key, str):
-                    raise ArgumentError.of(f"key in {where}", key, "a text")
-            return {"dict": {key: self._encode(item, f"{where}.{key}", arrays) for key, item in value.items()}}
+                if not isinstance(key, str) and type(key) is not int:
+                    raise ArgumentError.of(f"key in {where}", key, "a text or an integer")
+            items = {key: self._encode(item, f"{where}.{key}", arrays) for key, item in value.items()}
+            # JSON's own objects have text keys only.
+            return {"dict": items} if all(isinstance(key, str) for key in items) else {"pairs": list(items.items())}
         if isinstance(value, list | tuple):
-            items = [self._encode(item, f"{where}[{index}]", arrays) for index, item in enumerate(value)]
-            return {type(value).__name__ if type(value) in (list, tuple) else "list": items}
+            listed = [self._encode(item, f"{where}[{index}]", arrays) for index, item in enumerate(value)]
+            return {type(value).__name__ if type(value) in (list, tuple) else "list": listed}
         kind = "array"
         if isinstance(value, bytes):
             kind, value = "bytes", np.frombuffer(value, np.uint8)
@@ -288,6 +305,8 @@ def _decode(tree: Any, arrays: Mapping[str, Array]) -> Any:
     match kind:
         case "dict":
             return {key: _decode(item, arrays) for key, item in value.items()}
+        case "pairs":
+            return {key: _decode(item, arrays) for key, item in value}
         case "list":
             return [_decode(item, arrays) for item in value]
         case "tuple":
@@ -299,6 +318,15 @@ def _decode(tree: Any, arrays: Mapping[str, Array]) -> Any:
         case "array":
             return arrays[value]
     raise ValueError(f"unknown kind {kind!r}")
+
+
+def _converted(state: Any, convert: FromHost) -> Any:
+    """Replace every array of a decoded state."""
+    if isinstance(state, dict):
+        return {key: _converted(item, convert) for key, item in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(_converted(item, convert) for item in state)
+    return convert(state) if isinstance(state, np.ndarray) else state
 
 
 def _roll_back(undo: list[tuple[Callable[[Any], object], Any]], cause: BaseException) -> None:

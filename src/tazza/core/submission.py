@@ -8,6 +8,7 @@ from typing import Any, final
 
 from tazza.core.event import Event, Placement, Waitable
 from tazza.errors import CancelledTaskError
+from tazza.hot import Operation, emit, point
 from tazza.spi import Handle
 
 __all__ = ["Call", "Record", "Submission", "Wait"]
@@ -21,9 +22,14 @@ class Submission(abc.ABC):
         host_needs: must be over before it can even be handed to a queue.
         holds: objects that must live until it is over, where a device queue cannot hold them itself.
         number: its place in the stream, given when it enters.
+        nbytes: bytes that it moves or fills, for listeners.
+        is_host_function: a device's queue calls `perform` when its turn comes; the others are the device's own work.
+        is_silent: listeners are not told when it runs, as it does nothing that takes time.
     """
 
     can_be_abandoned = True
+    is_host_function = is_silent = False
+    nbytes = 0
 
     __slots__ = ("holds", "host_needs", "label", "needs", "number", "stream")
 
@@ -43,6 +49,21 @@ class Submission(abc.ABC):
     def run(self) -> None:
         """Do it in the calling host thread; everything needed is over."""
 
+    def perform(self) -> None:
+        """Call `run` and say to whoever listens when it begins and ends."""
+        if point.listeners is None or self.is_silent:
+            self.run()
+            return
+        self.tell("begin")
+        try:
+            self.run()
+        finally:
+            self.tell("end")
+
+    def tell(self, kind: str) -> None:
+        """Say that it begins or ends now."""
+        emit(Operation(kind, self.stream, self.label, self.nbytes, subject=self))
+
     def prepare(self) -> None:  # noqa: B027  most have nothing to prepare
         """Submit what must come before it, once `host_needs` are over; may be called twice, never under a lock."""
 
@@ -61,6 +82,8 @@ class Submission(abc.ABC):
 @final
 class Wait(Submission):
     """Nothing but needs: orders what comes later on the stream after them."""
+
+    is_silent = True
 
     __slots__ = ()
 
@@ -111,6 +134,8 @@ class Record(Submission):
 class Call(Submission):
     """A host function of tazza's own at its turn in the stream; what it raises is the stream's failure."""
 
+    is_host_function = True
+
     __slots__ = ("_function",)
 
     def __init__(
@@ -128,6 +153,6 @@ class Call(Submission):
 
     def _run_in_queue(self) -> None:
         try:
-            self._function()
+            self.perform()
         except Exception as error:
             self.stream.runner.remember(self.label, error)

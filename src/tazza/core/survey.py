@@ -24,13 +24,15 @@ _WORKSPACE = "workspace"
 
 def survey(runtime: DeviceRuntime) -> MemorySnapshot:
     """Take the account of the memory that a device lies in, of all runtimes that share it."""
-    sharing = [other for other in live_runtimes() if other.info.memory_domain == runtime.info.memory_domain]
-    for other in sharing:
-        for pool in list(other.pools.values()):
-            pool.drain()
+    domain, sharing = runtime.info.memory_domain, runtime.sharing()
+    # Contexts of other devices have pools in the host's memory too.
+    pools = [pool for other in live_runtimes() for pool in list(other.pools.values()) if _domain(pool) == domain]
+    for pool in pools:
+        pool.drain()
     use = runtime.driver.memory_use(runtime.info)
-    segments = tuple(segment for other in sharing for segment in _segments(other))
-    foreign = [block for other in sharing for block in foreign_blocks(other)]
+    segments = tuple(segment for pool in pools for segment in _segments(pool))
+    foreign = foreign_blocks(runtime)
+    balances = _balances(sharing, foreign)  # now: other threads go on while the rest is worked out
     recording = runtime.recording
     events, lost = recording.events() if recording is not None else ((), 0)
     arrays = tuple(sorted((_recorded_foreign(runtime, block) for block in foreign), key=lambda one: one.address))
@@ -42,7 +44,7 @@ def survey(runtime: DeviceRuntime) -> MemorySnapshot:
         used=use.used,
         headings=(*headings, Heading("unexplained", use.used - sum(heading.nbytes for heading in headings))),
         holdings=_holdings((*(block for segment in segments for block in segment.blocks), *arrays)),
-        balances=_balances(sharing, foreign),
+        balances=balances,
         segments=segments,
         blocks=arrays,
         largest_placeable=max((_largest_gap(segment) for segment in segments), default=0),
@@ -59,10 +61,11 @@ def leaked_blocks(runtime: DeviceRuntime, account: Account) -> tuple[RecordedBlo
 
 
 def _live_blocks(runtime: DeviceRuntime) -> Iterable[Block]:
-    for pool in list(runtime.pools.values()):
-        pool.drain()
-        waiting = {id(block) for block in pool.pool.waiting()}
-        yield from (block for block in pool.pool.live_blocks() if id(block) not in waiting)
+    for one in runtime.sharing():
+        for pool in list(one.pools.values()):
+            pool.drain()
+            waiting = {id(block) for block in pool.pool.waiting()}
+            yield from (block for block in pool.pool.live_blocks() if id(block) not in waiting)
 
 
 def _is_under(block: Block | ForeignBlock, account: Account) -> bool:
@@ -137,28 +140,29 @@ def _foreign(runtime: DeviceRuntime) -> list[Heading]:
 # Blocks and segments -------------------------------------------------------------------------------------------------
 
 
-def _segments(runtime: DeviceRuntime) -> list[Segment]:
-    found = []
-    for kind, memory_pool in list(runtime.pools.items()):
-        pool = memory_pool.pool
-        with process.lock:
-            waiting = {id(block) for block in pool.waiting()}
-            lanes = [*pool.lanes, *(lane for lane, _ in pool.closing)]
-            ranges = {
-                address: nbytes
-                for lane in lanes
-                for heap in (lane.small, lane.large)
-                for address, nbytes in heap.segments.items()
-            }
-            blocks = []
-            for block in list(pool.blocks.values()):
-                if block.island:
-                    ranges[block.address] = block.nbytes
-                state = "free" if not block.live else "pending" if id(block) in waiting else "live"
-                if state != "free":
-                    blocks.append(_recorded(runtime, block, state))
-        found += _filled(ranges, blocks, kind)
-    return sorted(found, key=lambda segment: segment.address)
+def _domain(memory_pool: Any) -> str:
+    return str(memory_pool.supply.owner.info.memory_domain)
+
+
+def _segments(memory_pool: Any) -> list[Segment]:
+    pool, runtime = memory_pool.pool, memory_pool.runtime
+    with process.lock:
+        waiting = {id(block) for block in pool.waiting()}
+        lanes = [*pool.lanes, *(lane for lane, _ in pool.closing)]
+        ranges = {
+            address: nbytes
+            for lane in lanes
+            for heap in (lane.small, lane.large)
+            for address, nbytes in heap.segments.items()
+        }
+        blocks = []
+        for block in list(pool.blocks.values()):
+            if block.island:
+                ranges[block.address] = block.nbytes
+            state = "free" if not block.live else "pending" if id(block) in waiting else "live"
+            if state != "free":
+                blocks.append(_recorded(runtime, block, state))
+    return sorted(_filled(ranges, blocks, memory_pool.kind), key=lambda segment: segment.address)
 
 
 def _filled(ranges: dict[int, int], blocks: list[RecordedBlock], kind: str) -> list[Segment]:

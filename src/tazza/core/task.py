@@ -14,17 +14,20 @@ from tazza.core.failures import Failure
 from tazza.core.runner import Runner
 from tazza.core.stream import Stream
 from tazza.core.submission import Submission
+from tazza.core.waiting import takers
 from tazza.errors import (
     BackendError,
     CancelledTaskError,
     DeadlockError,
     EscapedViewError,
+    OutOfMemoryError,
     UpstreamError,
     WaitTimeoutError,
     WrongDeviceError,
 )
 from tazza.hot import Buffer, Frame, run_in
 from tazza.spi import Handle
+from tazza.util.log import info
 
 __all__ = ["Task", "TaskSubmission", "wait"]
 
@@ -81,6 +84,7 @@ class Task(Waitable):
             DeadlockError: asked for by itself or by a task it is queued behind.
             Whatever the function raised, as a copy without frames.
         """
+        takers.add(threading.get_ident())
         self._wait(timeout)
         self.raise_outcome()
         return self._result
@@ -92,6 +96,7 @@ class Task(Waitable):
 
     def __await__(self) -> Generator[Any, None, Any]:
         self.check_use()
+        takers.add(threading.get_ident())
         self.refuse_waiting_for_oneself()
         self._watch()
         yield from await_latch(self._done)
@@ -145,6 +150,7 @@ class Task(Waitable):
         if error is not None:
             self._failure = Failure(self.label, error, self.stream.runner)
             self.context.failures.add(self._failure)
+            info("tazza.task", "task %r failed on %r: %s: %s", self.label, self.stream, type(error).__name__, error)
         self.finish(error)
 
     def next_child_key(self) -> tuple[int, ...]:
@@ -154,15 +160,15 @@ class Task(Waitable):
 
     def runs_on(self, stream: Stream | Runner) -> bool:
         """Tell whether this task, or one it runs inside of, occupies the stream. Internal."""
-        return any(task.stream.runner is stream.runner for task in self._chain())
+        return any(task.stream.runner is stream.runner for task in self.chain())
 
     def belongs_to(self, context: object) -> bool:
         """Tell whether this task, or one it runs inside of, is the context's. Internal."""
-        return any(task.context is context for task in self._chain())
+        return any(task.context is context for task in self.chain())
 
     def refuse_waiting_for(self, stream: Stream | Runner, number: int, what: object) -> None:
         """Raise where this task, running here, would wait for itself or for work queued behind it. Internal."""
-        for task in self._chain():
+        for task in self.chain():
             behind = task.stream.runner is stream.runner and not stream.is_inline and number >= task.number
             if what is task or behind:
                 raise DeadlockError(
@@ -170,13 +176,8 @@ class Task(Waitable):
                     f"({what!r}); launch on another stream or wait outside the task"
                 )
 
-    @property
-    def depth(self) -> int:
-        """How many unfinished tasks it is inside of, itself counted. Internal."""
-        return sum(1 for _ in self._chain())
-
-    def _chain(self) -> Iterable[Task]:
-        """This task and those that it runs inside of, as far as they are not over: a frame may outlive its task."""
+    def chain(self) -> Iterable[Task]:
+        """This task and those it is inside of, as far as they are not over: frames may outlive tasks. Internal."""
         task: Task | None = self
         while task is not None:
             if task._state != _OVER:
@@ -202,6 +203,8 @@ class Task(Waitable):
 @final
 class TaskSubmission(Submission):
     """A task in its stream's FIFO."""
+
+    is_host_function = True
 
     __slots__ = ("_args", "_frame", "_function", "_moved", "task")
 
@@ -233,7 +236,7 @@ class TaskSubmission(Submission):
     def hand_over(self, queue: Handle) -> None:
         runtime = self.stream.runtime
         try:
-            runtime.driver.enqueue(runtime.info, queue, self.run)
+            runtime.driver.enqueue(runtime.info, queue, self.perform)
             handle = runtime.driver.event_record(runtime.info, queue, False)
         except BackendError as error:
             self.fail(runtime.lost() or error)  # the first cause, where this is only its echo
@@ -267,7 +270,7 @@ class TaskSubmission(Submission):
             self._refuse_failed_needs()
             result = run_in(self._frame, self._call, (), {})
         except BaseException as error:
-            return None, keep_without_frames(error, f"task {self.label!r}")
+            return None, keep_without_frames(self._explained(error), f"task {self.label!r}")
         escaped = runtime.driver.escaped(runtime.info)
         if escaped:
             return None, EscapedViewError(
@@ -275,6 +278,14 @@ class TaskSubmission(Submission):
                 "return the array, or copy it, instead of storing it"
             )
         return result, None
+
+    def _explained(self, error: BaseException) -> BaseException:
+        """Say of an out-of-memory error what is said of one that leaves ``with ctx:``."""
+        try:
+            self.task.context._explain(error)
+        except OutOfMemoryError as ours:
+            return ours
+        return error
 
     def _call(self) -> Any:
         """Run the function on resolved arguments, which die with this Python frame."""
@@ -308,12 +319,8 @@ class TaskSubmission(Submission):
     def _move(self, source: Task) -> Any:
         context = self.task.context
         if context.spec.transfer == "log":
-            import logging  # late: few programs ask for this
-
             here, there = context.device, source.context.device
-            logging.getLogger("tazza.transfer").info(
-                "result of %r moves from %s to %s for %r", source.label, there, here, self.label
-            )
+            info("tazza.transfer", "result of %r moves from %s to %s for %r", source.label, there, here, self.label)
         return run_in(self._frame, map_leaves, (context.private_copy, source._result), {})
 
     def _refuse_failed_needs(self) -> None:
@@ -359,6 +366,7 @@ def wait(tasks: Iterable[Task], timeout: float | None = None) -> list[Any]:
         WaitTimeoutError: some are not over; nothing was cancelled.
     """
     waited = several(tasks, argument="tasks")
+    takers.add(threading.get_ident())
     deadline = time.monotonic() + timeout_or_default(timeout)
     for task in waited:
         try:

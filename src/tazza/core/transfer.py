@@ -46,7 +46,7 @@ class _Side:
 
     def __init__(self, value: object, *, argument: str, write: bool) -> None:
         if isinstance(value, Buffer):
-            value._check()
+            value._check()  # the memory of a closed one may be another's, or nobody's
             self.buffer: Buffer | None = value
             self.domain = value.device.memory_domain
             self.address, self.nbytes = value.address, value.nbytes
@@ -106,7 +106,7 @@ class _Side:
 class _Transfer(Submission):
     """Bytes moved by the driver."""
 
-    __slots__ = ("_addresses", "_kind", "_nbytes")
+    __slots__ = ("_addresses", "_kind", "nbytes")
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class _Transfer(Submission):
         holds: tuple[object, ...] = (),
     ) -> None:
         super().__init__(stream, "copy", needs=needs)
-        self._addresses, self._nbytes, self._kind, self.holds = (dst, src), nbytes, kind, holds
+        self._addresses, self.nbytes, self._kind, self.holds = (dst, src), nbytes, kind, holds
 
     def run(self) -> None:
         self.hand_over(None)
@@ -129,20 +129,20 @@ class _Transfer(Submission):
         for need in self.needs:
             need.raise_outcome()  # what never arrived is not passed on
         runtime = self.stream.runtime
-        runtime.driver.copy(runtime.info, queue, *self._addresses, self._nbytes, self._kind)
+        runtime.driver.copy(runtime.info, queue, *self._addresses, self.nbytes, self._kind)
 
 
 @final
 class _Fill(Submission):
     """Bytes filled by the driver."""
 
-    __slots__ = ("_address", "_nbytes", "_pattern")
+    __slots__ = ("_address", "_pattern", "nbytes")
 
     def __init__(
         self, stream: Stream, address: int, pattern: bytes, nbytes: int, hold: object, needs: tuple[Event, ...]
     ) -> None:
         super().__init__(stream, "fill", needs=needs)
-        self._address, self._pattern, self._nbytes = address, pattern, nbytes
+        self._address, self._pattern, self.nbytes = address, pattern, nbytes
         self.holds = (hold,) if stream.runtime.host_addressable else ()
 
     def run(self) -> None:
@@ -150,7 +150,7 @@ class _Fill(Submission):
 
     def hand_over(self, queue: Handle | None) -> None:
         runtime = self.stream.runtime
-        runtime.driver.fill(runtime.info, queue, self._address, self._pattern, self._nbytes)
+        runtime.driver.fill(runtime.info, queue, self._address, self._pattern, self.nbytes)
 
 
 def copy(stream: Stream, dst: object, src: object) -> None:
@@ -349,8 +349,7 @@ def copy_here(arrays: ArrayLibrary, dst: object, src: object) -> bool:
         return False
     target, source = _Side(dst, argument="dst", write=True), _Side(src, argument="src", write=False)
     _check_same(target, source)
-    into, out = (arrays.inside(side) if isinstance(side, Buffer) else side for side in (dst, src))
-    into, out = _host_array(into, "dst"), _host_array(out, "src")
+    into, out = _seen(arrays, dst, "dst"), _seen(arrays, src, "src")
     if (into.dtype, into.shape) == (out.dtype, out.shape):
         np.copyto(into, out)
     elif not (target.is_contiguous and source.is_contiguous):
@@ -367,7 +366,12 @@ def fill_here(arrays: ArrayLibrary, dst: object, value: object) -> None:
     target = _Side(dst, argument="dst", write=True)
     pattern = _pattern(target, value)
     if target.nbytes:
-        _fill_array(_host_array(arrays.inside(dst) if isinstance(dst, Buffer) else dst, "dst"), pattern)
+        _fill_array(_seen(arrays, dst, "dst"), pattern)
+
+
+def _seen(arrays: ArrayLibrary, side: object, argument: str) -> Array:
+    """What a running task sees of one side."""
+    return _host_array(arrays.plain(arrays.inside(side)) if isinstance(side, Buffer) else side, argument)
 
 
 def _fill_array(array: Array, pattern: bytes) -> None:

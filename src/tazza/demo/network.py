@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from tazza.dnn import Array, Dnn
 
-__all__ = ["CLASSES", "PARAMETER_COUNT", "SHAPES", "gradient", "initialise", "predict"]
+__all__ = ["CLASSES", "PARAMETER_COUNT", "SHAPES", "gradient", "initialise", "predict", "unpack"]
 
 CLASSES: Final = 10
 SHAPES: Final[tuple[tuple[int, ...], ...]] = ((16, 1, 3, 3), (16,), (32, 16, 3, 3), (32,), (CLASSES, 512), (CLASSES,))
@@ -30,7 +30,7 @@ def initialise(xp: Any, normals: Array) -> Array:
         normals: (PARAMETER_COUNT,).
     """
     parts = []
-    for part in _unpack(xp, normals):
+    for part in unpack(xp, normals):
         scale = math.sqrt(2.0 / math.prod(part.shape[1:])) if part.ndim > 1 else 0.0
         parts.append(part * scale)
     return _pack(xp, parts)
@@ -38,12 +38,12 @@ def initialise(xp: Any, normals: Array) -> Array:
 
 def predict(xp: Any, dnn: Dnn, parameters: Array, images: Array) -> Array:
     """Return the logits (N, 10) of images (N, 1, 8, 8)."""
-    return _forward(xp, dnn, _unpack(xp, parameters), images)[-1]
+    return _forward(xp, dnn, unpack(xp, parameters), images)[-1]
 
 
 def gradient(xp: Any, dnn: Dnn, parameters: Array, images: Array, labels: Array) -> Array:
     """Return, as one array, the gradient of the summed cross entropy, that sum, and the number of right answers."""
-    layers = _unpack(xp, parameters)
+    layers = unpack(xp, parameters)
     w1, _, w2, _, w3, _ = layers
     first, second, pooled, flat, logits = _forward(xp, dnn, layers, images)
     loss, dlogits = dnn.softmax_cross_entropy(logits, labels, reduction="sum")
@@ -65,7 +65,7 @@ def _forward(xp: Any, dnn: Dnn, layers: list[Array], images: Array) -> tuple[Arr
     return first, second, pooled, flat, dnn.linear(flat, w3, b3)
 
 
-def _unpack(xp: Any, parameters: Array) -> list[Array]:
+def unpack(xp: Any, parameters: Array) -> list[Array]:
     """Return views of the layers' parameters in the flat array."""
     parts, start = [], 0
     for shape in SHAPES:

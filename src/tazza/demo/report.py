@@ -20,7 +20,7 @@ def as_dict(outcome: Outcome) -> dict[str, Any]:
     """Return the outcome in JSON's types.
 
     Keys: device, seed, epochs, batch_size, shards, test_accuracy, class_accuracy, train_loss, images_per_second,
-    peak_bytes, steps_run, resumed_at_step, weights_sha256, dnn.
+    peak_bytes, steps_run, resumed_at_step, weights_sha256, dnn, arrays.
     """
     return {
         "device": outcome.device,
@@ -37,6 +37,7 @@ def as_dict(outcome: Outcome) -> dict[str, Any]:
         "resumed_at_step": outcome.resumed_at_step,
         "weights_sha256": outcome.weights_sha256,
         "dnn": outcome.dnn,
+        "arrays": outcome.arrays,
     }
 
 
@@ -46,7 +47,7 @@ def fact_rows(outcome: Outcome) -> list[tuple[str, str]]:
     right = int(np.sum(outcome.predictions == outcome.labels))
     resumed = f", continued at step {outcome.resumed_at_step}" if outcome.resumed_at_step else ""
     return [
-        ("device", outcome.device),
+        ("device", f"{outcome.device}, arrays of {outcome.arrays}"),
         ("seed", str(outcome.seed)),
         ("epochs", f"{outcome.settings.epochs}, in batches of {outcome.settings.batch_size}"),
         ("steps", f"{outcome.steps_run}{resumed}"),

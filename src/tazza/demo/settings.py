@@ -72,6 +72,7 @@ class Outcome:
         labels: (360,) the digit that is there.
         images: (360, 8, 8) the held-out images.
         dnn: name of the library that computed the network's layers.
+        arrays: name of the array library.
     """
 
     device: str
@@ -88,3 +89,4 @@ class Outcome:
     labels: np.ndarray[Any, np.dtype[np.int64]]
     images: np.ndarray[Any, np.dtype[np.float32]]
     dnn: str
+    arrays: str

@@ -1,15 +1,16 @@
 """The functions that the demo launches; inside them arrays are those of the device, whatever it is.
 
 Each takes the arrays it needs as arguments and finds namespace and library in the current context. Nothing here knows
-which device it runs on.
+which device it runs on, and only the choice of the network which array library it works with.
 """
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any, Final
 
 import tazza as tz
-from tazza.demo import network
+from tazza.demo import autograd, network
 from tazza.dnn import Array
 
 __all__ = ["SHIFT_DRAWS", "initial_parameters", "library_name", "predictions", "shard_gradient", "shifted", "update"]
@@ -56,7 +57,7 @@ def shard_gradient(parameters: Array, images: Array, labels: Array, order: Array
     rows = order[first:last]
     with tz.limit_threads(1):
         chosen, answers = ctx.xp.take(images, rows, axis=0), ctx.xp.take(labels, rows, axis=0)
-        return network.gradient(ctx.xp, ctx.dnn, parameters, chosen, answers)
+        return _network(ctx).gradient(ctx.xp, ctx.dnn, parameters, chosen, answers)
 
 
 @tz.kernel(reads=("shards",), writes=("parameters", "velocity", "tally"))
@@ -90,9 +91,15 @@ def predictions(parameters: Array, images: Array) -> Array:
     """Return the digit that the network sees in each image, (N,) int64."""
     ctx = tz.current()
     with tz.limit_threads(1):
-        return ctx.xp.argmax(network.predict(ctx.xp, ctx.dnn, parameters, images), axis=1)
+        return ctx.xp.argmax(_network(ctx).predict(ctx.xp, ctx.dnn, parameters, images), axis=1)
 
 
 def library_name() -> str:
     """Return the name of the library that computes the network's layers here."""
-    return str(tz.current().dnn.name)
+    ctx = tz.current()
+    return "torch" if _network(ctx) is autograd else str(ctx.dnn.name)
+
+
+def _network(ctx: tz.Context) -> ModuleType:
+    """The network with the gradient written by hand, or the one that an array library with autograd has itself."""
+    return autograd if ctx.spec.arrays == "torch" else network

@@ -81,19 +81,31 @@ class Training:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what decides the rest of the run, besides counters and generator."""
-        return {"settings": asdict(self._settings), "parameters": self._parameters, "velocity": self._velocity}
+        return {
+            "settings": asdict(self._settings),
+            "arrays": self._ctx.spec.arrays,
+            "parameters": self._parameters,
+            "velocity": self._velocity,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue a run of the same settings.
 
         Raises:
-            CheckpointError: the state is of a run with other settings.
+            CheckpointError: the state is of a run with other settings or another array library. That one computes the
+                same to rounding only, and the weights would be those of no run that was not interrupted.
         """
         settings = dict(state["settings"])
         if settings != asdict(self._settings):
             raise CheckpointError(
                 f"the checkpoint is of a run with {settings}, this one has {asdict(self._settings)}; "
                 "use the same settings, or another file"
+            )
+        library = self._ctx.spec.arrays
+        if state["arrays"] != library:
+            raise CheckpointError(
+                f"the checkpoint is of a run with arrays={state['arrays']!r}, this one has arrays={library!r}; "
+                "use the same array library, or another file"
             )
         arrays = [np.asarray(state[name], np.float32).reshape(PARAMETER_COUNT) for name in ("parameters", "velocity")]
         self._parameters, self._velocity = (self._ctx.asarray(array, copy=True) for array in arrays)
@@ -178,6 +190,7 @@ class Training:
             labels=data.test_labels,
             images=data.test_images[:, 0],
             dnn=ctx.launch(steps.library_name).result(),
+            arrays=ctx.spec.arrays,
         )
 
     def _zeros(self, count: int) -> Array:

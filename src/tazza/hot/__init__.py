@@ -6,6 +6,7 @@ Every module here runs as plain Python and, where a compiler was there when tazz
 
 from tazza.hot import pool as _pool
 from tazza.hot._host import HOOKED as HOOKED
+from tazza.hot._host import forget_refusal as forget_refusal
 from tazza.hot._host import host_blocks as host_blocks
 from tazza.hot._host import refusal as refusal
 from tazza.hot._host import settle_frees as settle_frees

@@ -96,12 +96,15 @@ def view_layout(
     if strides is None and not dense:
         raise ArgumentError("strides: this buffer is not dense in C order; give the view's strides in bytes")
     extents = tuple(whole_nbytes(length, "shape") for length in shape)
-    steps = _c_order(extents, resolved.itemsize) if strides is None else _steps(strides, len(extents))
-    low, high = _span(extents, steps, resolved.itemsize)
+    if strides is None:
+        steps, low, high = _c_order(extents, resolved.itemsize), 0, math.prod(extents) * resolved.itemsize
+    else:
+        steps = _steps(strides, len(extents))
+        low, high = _span(extents, steps, resolved.itemsize)
     if low < first or high > first + nbytes:
         covered = f"covers bytes {low} to {high}, outside {first} to {first + nbytes}"
         raise ArgumentError(f"shape {extents} with strides {steps} of {resolved} {covered}")
-    if _overlaps(extents, steps, resolved.itemsize):
+    if strides is not None and _overlaps(extents, steps, resolved.itemsize):
         raise ArgumentError(f"strides {steps} let elements of shape {extents} and dtype {resolved} overlap")
     return resolved, Layout(0, high - low, extents, steps)
 

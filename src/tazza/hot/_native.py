@@ -11,6 +11,7 @@ __all__ = [
     "Entry",
     "call_entry",
     "get_buffer",
+    "get_variable",
     "no_entry",
     "reset_variable",
     "set_variable",
@@ -36,6 +37,11 @@ def no_entry() -> Entry:
 
 def call_entry(entry: Entry) -> None:
     """Call `entry` where there is one: only C code can be."""
+
+
+def get_variable(variable: ContextVar[T]) -> T:
+    """``variable.get()``."""
+    return variable.get()
 
 
 def set_variable(variable: ContextVar[T], value: T) -> Token[T]:

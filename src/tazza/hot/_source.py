@@ -46,5 +46,8 @@ class Source(Protocol):
             attempt: 0 the first time.
         """
 
+    def closed(self, block: Block) -> None:
+        """Take note that a user closed the buffer of a block of an exact pool; arrays may still see its memory."""
+
     def exhausted(self, requested: int, refused: Account | None, account: Account) -> Exception:
         """Return the error to raise once no relief is left."""

@@ -18,7 +18,6 @@ cdef class Account:
     cdef public Py_ssize_t blocks
     cdef public Py_ssize_t allocations
     cdef public Py_ssize_t total_allocated
-    cdef public Py_ssize_t total_freed
     cdef public Py_ssize_t ooms
 
     cpdef Account charge(self, Py_ssize_t nbytes, Py_ssize_t requested)
@@ -27,16 +26,12 @@ cdef class Account:
     @cython.locals(account=Account)
     cpdef Account refuses(self, Py_ssize_t nbytes)
     cdef Account _resize(self, Py_ssize_t nbytes)
-    @cython.locals(before=Py_ssize_t, after=Py_ssize_t, refused=Account)
+    @cython.locals(more=Py_ssize_t, refused=Account)
     cdef Account _set_aside(self, Py_ssize_t nbytes)
-    @cython.locals(account=Account, refused=Account)
-    cdef Account _charge(self, Py_ssize_t nbytes, Py_ssize_t requested, int blocks)
     @cython.locals(account=Account, rest=Py_ssize_t)
-    cdef Account _add(self, Py_ssize_t nbytes)
+    cdef Account _charge(self, Py_ssize_t nbytes, Py_ssize_t requested, int blocks)
     @cython.locals(account=Account)
-    cdef _subtract(self, Py_ssize_t nbytes, Account last)
-    @cython.locals(account=Account)
-    cdef _uncharge(self, Py_ssize_t nbytes, Py_ssize_t requested, int blocks)
+    cdef _uncharge(self, Py_ssize_t nbytes, Py_ssize_t requested, int blocks, Account last)
 
 cdef Py_ssize_t _above(Py_ssize_t live, Py_ssize_t reserve) noexcept
 

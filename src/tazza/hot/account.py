@@ -45,7 +45,7 @@ class Account:
         requested: bytes asked for now; less than `live`, which is rounded to the alignment.
         blocks: blocks live now.
         allocations: blocks ever granted.
-        total_allocated, total_freed: bytes ever granted and given back.
+        total_allocated: bytes ever granted, or set aside for others below.
         ooms: out-of-memory errors raised on its behalf.
 
     >>> account = Account("model", limit=1024)
@@ -70,7 +70,6 @@ class Account:
         "requested",
         "reserve",
         "total_allocated",
-        "total_freed",
     )
 
     def __init__(self, name: str, limit: int | None = None, parent: Account | None = None) -> None:
@@ -81,7 +80,7 @@ class Account:
         self.patience = 0.0
         self.reserve = 0
         self.live = self.peak = self.requested = self.blocks = 0
-        self.allocations = self.total_allocated = self.total_freed = self.ooms = 0
+        self.allocations = self.total_allocated = self.ooms = 0
         self.limit = limit
 
     def __repr__(self) -> str:
@@ -98,6 +97,11 @@ class Account:
         if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 0):
             raise ArgumentError.of("limit", limit, "a whole number of bytes from 0, or None")
         self.cap = UNLIMITED if limit is None else min(limit, UNLIMITED)
+
+    @property
+    def total_freed(self) -> int:
+        """Bytes ever given back."""
+        return self.total_allocated - self.live
 
     @property
     def path(self) -> tuple[str, ...]:
@@ -135,9 +139,9 @@ class Account:
         """Take a block of `nbytes` granted and `requested` asked for out of this account and every parent."""
         if LOCKED:
             with process.lock:
-                self._uncharge(nbytes, requested, 1)
+                self._uncharge(nbytes, requested, 1, None)
         else:
-            self._uncharge(nbytes, requested, 1)
+            self._uncharge(nbytes, requested, 1, None)
 
     def resize(self, nbytes: int) -> Account | None:
         """Count `nbytes` more, or fewer if below 0, for a block that is charged; returns what `charge` does."""
@@ -170,36 +174,23 @@ class Account:
 
     def _resize(self, nbytes: int) -> Account | None:
         if nbytes < 0:
-            self._uncharge(-nbytes, -nbytes, 0)
+            self._uncharge(-nbytes, -nbytes, 0, None)
             return None
         return self._charge(nbytes, nbytes, 0)
 
     def _set_aside(self, nbytes: int) -> Account | None:
-        before = max(self.live, self.reserve)
-        after = max(self.live, nbytes)
-        if self.parent is not None and after > before:
-            refused = self.parent._add(after - before)
-            if refused is not None:
-                return refused
-        elif self.parent is not None:
-            self.parent._subtract(before - after, None)
+        more = _above(self.live, nbytes) - _above(self.live, self.reserve)
+        if self.parent is not None:
+            if more <= 0:
+                self.parent._uncharge(-more, 0, 0, None)
+            else:
+                refused = self.parent._charge(more, 0, 0)
+                if refused is not None:
+                    return refused
         self.reserve = nbytes
         return None
 
     def _charge(self, nbytes: int, requested: int, blocks: int) -> Account | None:
-        refused = self._add(nbytes)
-        if refused is not None:
-            return refused
-        account: Account | None = self
-        while account is not None:
-            account.requested += requested
-            account.blocks += blocks
-            account.allocations += blocks
-            account.total_allocated += nbytes
-            account = account.parent
-        return None
-
-    def _add(self, nbytes: int) -> Account | None:
         # Adding comes before testing: a finaliser that allocates in between (uncompiled builds only) can then cause a
         # refusal too many, never a byte too many.
         account: Account | None = self
@@ -207,7 +198,7 @@ class Account:
         while account is not None:
             account.live += rest
             if account.live > account.cap:
-                self._subtract(nbytes, account)
+                self._uncharge(nbytes, 0, 0, account)
                 return account
             if account.reserve:
                 rest = _above(account.live, account.reserve) - _above(account.live - rest, account.reserve)
@@ -216,26 +207,23 @@ class Account:
         while account is not None:
             if account.live > account.peak:
                 account.peak = account.live
+            account.requested += requested
+            account.blocks += blocks
+            account.allocations += blocks
+            account.total_allocated += nbytes
             account = account.parent
         return None
 
-    def _subtract(self, nbytes: int, last: Account | None) -> None:
+    def _uncharge(self, nbytes: int, requested: int, blocks: int, last: Account | None) -> None:
         """Take bytes out from here up to and including `last`, or all the way."""
         account: Account | None = self
         while account is not None:
             account.live -= nbytes
+            account.requested -= requested
+            account.blocks -= blocks
             if account.reserve:
                 nbytes = _above(account.live + nbytes, account.reserve) - _above(account.live, account.reserve)
             account = None if account is last else account.parent
-
-    def _uncharge(self, nbytes: int, requested: int, blocks: int) -> None:
-        self._subtract(nbytes, None)
-        account: Account | None = self
-        while account is not None:
-            account.requested -= requested
-            account.blocks -= blocks
-            account.total_freed += nbytes
-            account = account.parent
 
 
 def _above(live: int, reserve: int) -> int:

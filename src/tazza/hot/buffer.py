@@ -149,8 +149,13 @@ class Buffer:
         if self._closed:
             return
         self._closed = True
-        if self._owned and not self._exported:
+        if not self._owned:
+            return
+        if not self._exported:
             self._let_go()
+        pool = self.block.pool
+        if pool.exact and self.generation == process.generation:
+            pool.source.closed(self.block)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -103,6 +103,34 @@ class ContextCore(Scope):
         buffer = self._take(size, label)
         return buffer if point.listeners is None else self._announce(buffer)
 
+    def place(
+        self, lane: Lane, requested: int, layout: Layout, dtype: Any, *, label: str | None, readonly: bool = False
+    ) -> Buffer:
+        """Return a buffer in a block of `requested` bytes from another pool's lane, charged as `allocate` charges.
+
+        Internal: pinned and shared memory are allocated by it.
+
+        Args:
+            lane: where the block comes from.
+            requested: bytes of the block.
+            layout: what the buffer sees of it, with ``offset`` counted from the block's first byte.
+            dtype: of the elements, or None for plain bytes.
+            label: the name under which reports list the memory.
+            readonly: host exports refuse writing.
+        """
+        if self.phase != 0 or self.generation != process.generation:
+            self._refuse("allocate")
+        frame = frame_of(self)
+        account = self.account if frame is None or frame.account is None else frame.account
+        pool: Pool = lane.pool
+        buffer = make_buffer(pool.take(requested, lane, account, label))
+        buffer.address += layout.offset
+        buffer.nbytes = layout.nbytes
+        buffer.readonly = readonly
+        if dtype is not None:
+            _typed(buffer, dtype, layout)
+        return self._announce(buffer)
+
     def _take(self, nbytes: int, label: str | None) -> Buffer:
         stream: Any = self.stream0
         account: Any = self.account
@@ -162,6 +190,7 @@ def _size(nbytes: Any) -> int:
 
 def _typed(buffer: Buffer, dtype: Any, layout: Layout) -> Buffer:
     buffer.dtype = dtype
+    buffer.nbytes = layout.nbytes  # without what the layout leaves over: copies move as many bytes
     buffer._shape = layout.shape
     buffer._strides = layout.strides
     return buffer

@@ -28,7 +28,6 @@ cdef class Scope:
 @cython.locals(frame=Frame)
 cpdef Frame make_frame(object owner, object context, object stream, object account, object task, Frame parent)
 
-cdef object _get
 cdef object _set
 cdef object _current
 cdef Default _default

@@ -90,7 +90,7 @@ class Default:
 
 _current: ContextVar[Frame | None] = ContextVar("tazza_frame", default=None)
 _default = Default()
-_get, _set = _current.get, _current.set
+_set = _current.set
 
 
 class Scope:
@@ -130,7 +130,7 @@ def top() -> Frame | None:
 
     Frames of the process before a fork do not count.
     """
-    frame = _get()
+    frame = _native.get_variable(_current)
     if frame is None or frame.generation != process.generation:
         frame = _default.frame
         if frame is not None and frame.generation != process.generation:
@@ -180,7 +180,7 @@ def run_in(frame: Frame | None, function: Callable[..., T], args: Sequence[Any],
 
     Setting the previous value back needs no token, so one frame can be run in by several threads at once, nested too.
     """
-    previous = _get()
+    previous = _native.get_variable(_current)
     if previous is None and frame is not None:
         _native.call_entry(_default.first_entry)
     _set(frame)
@@ -197,7 +197,7 @@ def _push(frame: Frame) -> None:
 
 
 def _pop(scope: Scope) -> None:
-    frame = _get()
+    frame = _native.get_variable(_current)
     if frame is None or frame.owner is not scope:
         if frame is not None and frame.generation != process.generation:
             return

@@ -40,7 +40,7 @@ from tazza.hot.hooks import Operation, emit, point as _point
 from tazza.hot.process import locked, process as _process
 from tazza.util.report import report
 
-__all__ = ["host_blocks", "install", "refusal", "settle_frees"]
+__all__ = ["forget_refusal", "host_blocks", "install", "refusal", "settle_frees"]
 
 cdef extern from *:
     """
@@ -71,10 +71,16 @@ cdef struct Header:
     Header *next
     size_t nbytes
     unsigned long thread
-    size_t unused[3]  # NumPy's data keeps the alignment that the default handler gives
+    size_t gap  # bytes from where the default handler's block begins to NumPy's data
+    size_t unused[2]  # NumPy's data keeps the alignment that the default handler gives
 
 
 cdef size_t HEADER = sizeof(Header)
+cdef size_t PAGE = 4096
+# From this size on the data lies a page behind, not a header behind, where the default handler would have put it. Large
+# arrays begin at one and the same place of a page; a result that began 64 bytes behind its operands would have each of
+# its stores take the loads 64 bytes ahead for dependent ("4 KiB aliasing": element-wise sums were 12 % slower).
+cdef size_t LARGE = 65536
 cdef size_t MOST = 4611686018427387904  # as `tazza.memory.sizing.LARGEST`
 
 cdef Process process = _process
@@ -86,7 +92,8 @@ cdef PyDataMem_Handler *base = NULL
 cdef PyDataMem_Handler ours
 cdef object capsule = None
 cdef object freed = deque()  # what the listeners have not been told yet
-cdef dict refusals = {}  # the last refusal of each thread
+cdef dict refusals = {}  # the last refusal of each thread: the error, and the account that was asked
+cdef set unanswered = set()  # the threads in which no array was made since
 
 live.previous = live.next = &live
 
@@ -101,6 +108,20 @@ cdef Account _charged():
             return <Account>account
         frame = frame.parent
     return None
+
+
+cdef inline bint _charge(Account account, size_t nbytes) noexcept:
+    """Count an array; False where a limit refuses it."""
+    if LOCKED:
+        return account.charge(nbytes, nbytes) is None
+    return account._charge(nbytes, nbytes, 1) is None
+
+
+cdef inline void _uncharge(Account account, size_t nbytes) noexcept:
+    if LOCKED:
+        account.uncharge(nbytes, nbytes)
+    else:
+        account._uncharge(nbytes, nbytes, 1, None)
 
 
 cdef void _link(Header *header, Account account, size_t nbytes) noexcept:
@@ -136,20 +157,26 @@ cdef void _unlink(Header *header) noexcept:
 
 cdef void *_take(size_t nbytes, bint zero) noexcept:
     cdef Account account = _charged()
+    cdef size_t gap = PAGE if nbytes >= LARGE else HEADER
+    cdef char *start
     cdef Header *header
     if nbytes > MOST:
         return NULL
-    if account is not None and account.charge(nbytes, nbytes) is not None:
+    if account is not None and not _charge(account, nbytes):
         if not _relieved(account, nbytes, False):
             return NULL
     if zero:
-        header = <Header *>base.allocator.calloc(base.allocator.ctx, 1, nbytes + HEADER)
+        start = <char *>base.allocator.calloc(base.allocator.ctx, 1, nbytes + gap)
     else:
-        header = <Header *>base.allocator.malloc(base.allocator.ctx, nbytes + HEADER)
-    if header is NULL:
+        start = <char *>base.allocator.malloc(base.allocator.ctx, nbytes + gap)
+    if start is NULL:
         if account is not None:
-            account.uncharge(nbytes, nbytes)
+            _uncharge(account, nbytes)
         return NULL
+    if unanswered:
+        unanswered.discard(_native.thread_ident())
+    header = (<Header *>(start + gap)) - 1
+    header.gap = gap
     _link(header, account, nbytes)
     if account is not None and point.listeners is not None:
         _tell(<size_t>(header + 1), nbytes, account)
@@ -168,16 +195,16 @@ cdef void *_calloc(void *ctx, size_t count, size_t size) noexcept:
 
 cdef void *_realloc(void *ctx, void *pointer, size_t nbytes) noexcept:
     cdef Header *header
-    cdef Header *moved
     cdef Account account
-    cdef size_t before
+    cdef size_t before, gap
+    cdef char *moved
     cdef Py_ssize_t more
     if pointer is NULL:
         return _take(nbytes, False)
     if nbytes > MOST:
         return NULL
     header = (<Header *>pointer) - 1
-    before = header.nbytes
+    before, gap = header.nbytes, header.gap
     more = <Py_ssize_t>nbytes - <Py_ssize_t>before
     account = None if header.account is NULL else <Account><object>header.account
     if account is not None and account.resize(more) is not None:
@@ -185,20 +212,38 @@ cdef void *_realloc(void *ctx, void *pointer, size_t nbytes) noexcept:
             return NULL
     if account is not None:
         _unlink(header)  # the block may move
-    moved = <Header *>base.allocator.realloc(base.allocator.ctx, header, nbytes + HEADER)
+    moved = <char *>base.allocator.realloc(base.allocator.ctx, <char *>pointer - gap, nbytes + gap)
     if moved is NULL:
         if account is not None:
             account.resize(-more)
             _relink(header, account, before)
         return NULL
+    header = (<Header *>(moved + gap)) - 1
     if account is not None:
-        _relink(moved, account, nbytes)
+        _relink(header, account, nbytes)
         if point.listeners is not None:
-            freed.append((<size_t>pointer, before, account))
-            _tell(<size_t>(moved + 1), nbytes, account)
+            _leave_word(<size_t>pointer, before, account)
+            _tell(<size_t>(header + 1), nbytes, account)
     else:
-        moved.nbytes = nbytes
-    return <void *>(moved + 1)
+        header.nbytes = nbytes
+    return <void *>(header + 1)
+
+
+cdef void _leave_word(size_t address, size_t nbytes, Account account) noexcept:
+    """Let listeners and waiters know of a free, later; NumPy frees while an exception is set, too, which stays set."""
+    cdef PyObject *kind
+    cdef PyObject *value
+    cdef PyObject *trace
+    PyErr_Fetch(&kind, &value, &trace)
+    try:
+        if point.listeners is not None:
+            freed.append((address, nbytes, account))
+        if process.waiters is not None:
+            wake()
+    except MemoryError as error:  # a listener misses an event, or a waiter looks a little later by itself
+        report("the end of an array could not be told", CleanupWarning, error=error)
+    finally:
+        PyErr_Restore(kind, value, trace)
 
 
 cdef void _relink(Header *header, Account account, size_t nbytes) noexcept:
@@ -209,6 +254,7 @@ cdef void _relink(Header *header, Account account, size_t nbytes) noexcept:
 cdef void _free(void *ctx, void *pointer, size_t nbytes) noexcept:
     cdef Header *header
     cdef Account account
+    cdef size_t gap
     if pointer is NULL:
         return
     header = (<Header *>pointer) - 1
@@ -216,13 +262,12 @@ cdef void _free(void *ctx, void *pointer, size_t nbytes) noexcept:
     if header.account is not NULL:
         account = <Account><object>header.account
         _unlink(header)
-        account.uncharge(nbytes, nbytes)
-        if point.listeners is not None:
-            freed.append((<size_t>pointer, nbytes, account))
+        _uncharge(account, nbytes)
+        if point.listeners is not None or process.waiters is not None:
+            _leave_word(<size_t>pointer, nbytes, account)
         Py_DECREF(account)
-        if process.waiters is not None:
-            wake()
-    base.allocator.free(base.allocator.ctx, header, nbytes + HEADER)
+    gap = header.gap
+    base.allocator.free(base.allocator.ctx, <char *>pointer - gap, nbytes + gap)
 
 
 cdef bint _relieved(Account account, Py_ssize_t nbytes, bint resize) noexcept:
@@ -254,7 +299,8 @@ cdef bint _relieve(Account account, Py_ssize_t nbytes, bint resize) except -1:
         if source is None:
             return False
         if not source.relieve(nbytes, refused, attempt):
-            refusals[_native.thread_ident()] = source.exhausted(nbytes, refused, account)
+            refusals[_native.thread_ident()] = source.exhausted(nbytes, refused, account), account
+            unanswered.add(_native.thread_ident())
             return False
         attempt += 1
 
@@ -285,8 +331,16 @@ def settle_frees():
 
 
 def refusal():
-    """Take the error that explains why NumPy was refused memory in this thread last, or None."""
-    return refusals.pop(_native.thread_ident(), None)
+    """Return why NumPy was refused memory in this thread last, or None: error, account, and whether nothing came since."""
+    thread = _native.thread_ident()
+    kept = refusals.get(thread)
+    return None if kept is None else (*kept, thread in unanswered)
+
+
+def forget_refusal():
+    """Let go of what `refusal` returns: it was told."""
+    refusals.pop(_native.thread_ident(), None)
+    unanswered.discard(_native.thread_ident())
 
 
 def host_blocks():

@@ -22,14 +22,20 @@ class Operation(NamedTuple):
     """One thing that happened, or is about to be queued.
 
     Attributes:
-        kind: ``allocate``, ``free``, ``copy``, ``fill``, ``launch``, ``record``, ``wait``, ``host_access`` or ``oom``.
+        kind: at submission ``copy``, ``fill``, ``launch``, ``record`` or ``wait``; when it happens ``allocate``,
+            ``free``, ``oom`` (a refusal) or ``host_access``; when submitted work really runs, in the thread that runs
+            it, ``begin`` and ``end``. Standing still, of a stream or of a host thread, has a ``begin`` and an ``end``
+            too.
         stream: the stream it belongs to, or None.
         label: the user's name for it, or None.
         nbytes: its size in bytes.
         reads: the buffers (or arrays) that it reads.
         writes: the buffers (or arrays) that it writes.
         subject: the object that it is about: a Buffer, Task or Event; for ``free`` the block, as the Buffer is gone;
-            for ``oom`` the account; for NumPy's arrays a `ForeignBlock`.
+            for ``oom`` the account; for NumPy's arrays a `ForeignBlock`. For ``begin`` and ``end`` the submission that
+            runs, or the Event or Task that the stream stands still for; without a stream, what the host thread waits
+            for. A begin is always followed by its end. On a device without host functions, what is in its own queues
+            has neither.
 
     >>> Operation("fill", nbytes=64).kind
     'fill'

@@ -15,7 +15,9 @@ __all__ = ["STACKED", "Lane", "StreamCore"]
 STACKED = 1024
 """Small blocks of fewer than this many alignment units are kept on one stack for each size, others in their heap."""
 
-_SPLIT = 2  # a wholly free large segment is only broken up by requests of at least half its size
+# A wholly free large segment is only broken up by requests of at least half its size; in an exact pool never, so that
+# all that is not live can be given back.
+_SPLIT = 2
 
 
 class Lane:
@@ -59,7 +61,7 @@ class Lane:
         self.shift = shift
         self.shared = shared
         self.small = Heap()
-        self.large = Heap(_SPLIT)
+        self.large = Heap(1 if pool.exact else _SPLIT)
         self.busy = False
         self.stacks: list[Block | None] = [None] * STACKED
         self.stacked_nbytes = 0

@@ -16,6 +16,7 @@ cdef class Pool:
     cdef public int shift
     cdef public long generation
     cdef public object owner
+    cdef public bint exact
     cdef public Block given
     cdef public list appended
     cdef public list slow

@@ -41,6 +41,7 @@ class Pool:
         cached: keep freed memory for reuse; False makes every block a reservation of its own.
         alignment: alignment unit in bytes, a power of two.
         owner: the device runtime, for `Block.owner`.
+        exact: for costly memory: reserve no more than is asked for; the source is told when a buffer is closed.
 
     Attributes:
         lanes: the open lanes.
@@ -57,6 +58,7 @@ class Pool:
         "blocks",
         "cached",
         "closing",
+        "exact",
         "generation",
         "given",
         "lanes",
@@ -72,14 +74,12 @@ class Pool:
         "source",
     )
 
-    def __init__(self, source: Source, *, cached: bool, alignment: int = 64, owner: Any = None) -> None:
+    def __init__(self, source: Source, *, cached: bool, alignment: int = 64, owner: Any = None, exact: bool = False):
         if alignment < 1 or alignment & (alignment - 1):
             raise InternalError(f"alignment {alignment} is not a power of two")
-        self.source = source
-        self.cached = cached
-        self.alignment = alignment
-        self.shift = alignment.bit_length() - 1
-        self.owner = owner
+        self.source, self.owner = source, owner
+        self.cached, self.exact = cached, exact
+        self.alignment, self.shift = alignment, alignment.bit_length() - 1
         self.given: Block | None = None  # compiled: the last of the blocks that finalisers gave, linked by `next`
         self.appended: list[Block] = []  # with a lock: the same as a list, whose append is one atomic step
         self.slow: list[Block] = []  # drained blocks that need the source or the heap
@@ -226,7 +226,7 @@ class Pool:
         return block
 
     def _carve(self, granted: int, lane: Lane) -> Block | None:
-        small = granted < small_below(self.live_peak)
+        small = not self.exact and granted < small_below(self.live_peak)
         address = lane.carve(granted, small)
         if address < 0:
             return None
@@ -330,7 +330,7 @@ class Pool:
         nbytes = granted
         if not island:
             peak = max(self.live_peak, self.live + granted)
-            nbytes = segment_nbytes(granted, peak, self.alignment)
+            nbytes = granted if self.exact else segment_nbytes(granted, peak, self.alignment)
             self._give_back(lane, surplus(self.reserved, nbytes, peak))
         address, nbytes = self._reserve(nbytes, granted)
         with process.lock:
@@ -357,7 +357,7 @@ class Pool:
         return address, nbytes
 
     def _enlist(self, address: int, nbytes: int, granted: int, lane: Lane, island: bool) -> Block | None:
-        small = granted < small_below(self.live_peak)
+        small = not self.exact and granted < small_below(self.live_peak)
         if not (island or lane.current().enlist(address, nbytes, granted, small)):
             return None
         self.reserved += nbytes

@@ -22,7 +22,7 @@ class Source:
     """What a permutation or a choice selects from.
 
     Attributes:
-        array: a NumPy array, an array of another library with ``__array_namespace__``, or None for ``range(total)``.
+        array: a NumPy array, an array of another library that array-api-compat knows, or None for ``range(total)``.
         axis: the axis along which elements are selected, at least 0.
         total: how many there are.
     """
@@ -39,8 +39,8 @@ class Source:
         shape = tuple(getattr(value, "shape", ()))
         if not shape:
             return cls(None, 0, integer(name, value, least=0))
-        if not isinstance(value, np.ndarray) and not hasattr(value, "__array_namespace__"):
-            raise ArgumentError.of(name, value, "an integer, a NumPy array or one with __array_namespace__")
+        if not isinstance(value, np.ndarray) and _namespace(value) is None:
+            raise ArgumentError.of(name, value, "an integer, a NumPy array or one with an Array API namespace")
         place = integer("axis", axis)
         if not -len(shape) <= place < len(shape):
             raise ArgumentError.of("axis", axis, f"an axis of an array with {len(shape)} axes")
@@ -56,7 +56,9 @@ class Source:
 
     def take(self, indices: Any, shape: tuple[int, ...]) -> Any:
         """Select from another library's array by its indices of the given shape (its take wants one axis of them)."""
-        library = self.array.__array_namespace__()
+        library: Any = _namespace(self.array)
+        if isinstance(indices, np.ndarray) and not hasattr(self.array, "__array_namespace__"):
+            indices = library.asarray(indices)  # PyTorch does not take NumPy's
         flat = library.take(self.array, library.reshape(indices, (-1,)), axis=self.axis)
         return library.reshape(flat, self.selected(shape))
 
@@ -125,6 +127,18 @@ def _distinct(cursor: Cursor, total: int, count: int) -> NDArray[np.uint64]:
         redraw = Redraw(cursor, turn, pending)
         values[pending] = bounded(redraw(np.arange(pending.size), 0), total, redraw)
         ranking = np.concatenate((settled, pending))
+
+
+def _namespace(array: Any) -> Any:
+    """The Array API namespace of another library's array, or None."""
+    if hasattr(array, "__array_namespace__"):
+        return array.__array_namespace__()
+    import array_api_compat  # late: only arrays of libraries without a namespace of their own need it
+
+    try:
+        return array_api_compat.array_namespace(array)
+    except TypeError:  # of no library that it knows
+        return None
 
 
 def _packed(name: str, value: Any) -> NDArray[Any]:

@@ -83,6 +83,18 @@ class Driver(abc.ABC):
         """Count the bytes of a range that the device's memory really holds: on a host, pages that were touched."""
         return nbytes
 
+    def pinned_allocate(self, device: DeviceInfo, nbytes: int) -> Address:
+        """Return the host address of `nbytes` (> 0) bytes that stay where they are (``pinned`` only).
+
+        It is aligned to a page. OutOfMemoryError where the system locks no more; a size that cannot be had is refused
+        before anything is locked. Queues copy from and to it like any host memory, at their turn and without staging.
+        """
+        raise UnsupportedError(f"{device.name} has no page-locked host memory")
+
+    def pinned_free(self, device: DeviceInfo, address: Address) -> None:
+        """Give back an address that `pinned_allocate` returned and that no queue uses any more."""
+        raise UnsupportedError(f"{device.name} has no page-locked host memory")
+
     @abc.abstractmethod
     def copy(
         self, device: DeviceInfo, queue: Handle | None, dst: Address, src: Address, nbytes: int, kind: CopyKind

@@ -81,6 +81,7 @@ class Capabilities:
         timing: events can carry times.
         split: the device can be split into sub-devices.
         rebuild: a poisoned device can be used again in the same process.
+        pinned: host memory can be page-locked for it.
         alignment: every allocation is aligned to this many bytes.
         dtypes: names of the dtypes that kernels understand.
         array_libraries: names accepted by ``arrays=``, the default first.
@@ -96,6 +97,7 @@ class Capabilities:
     timing: bool = True
     split: bool = False
     rebuild: bool = True
+    pinned: bool = False
     alignment: int = 64
     dtypes: frozenset[str] = frozenset()
     array_libraries: tuple[str, ...] = ()

@@ -64,7 +64,7 @@ def simulate(
         memory: bytes of each, or a text such as ``"64MiB"``.
         seed: seed of the lateness of their queues.
         lateness: longest delay of one operation in seconds; 0 runs everything as soon as possible.
-        without: abilities that they do not have, of cross_device_wait, peer_copy, timing and float64.
+        without: abilities that they do not have, of cross_device_wait, peer_copy, timing, float64 and pinned.
 
     Raises:
         ArgumentError: no devices, or an ability that cannot be switched off.

@@ -16,11 +16,10 @@ _OURS = ("tazza.", "numpy.")
 def capture(depth: int = 8) -> Site:
     """Return where the caller was called from: the innermost `depth` frames outside of tazza and NumPy."""
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and f"{frame.f_globals.get('__name__', '')}.".startswith(_OURS):
-        frame = frame.f_back
     site: list[tuple[CodeType, int]] = []
     while frame is not None and len(site) < depth:
-        site.append((frame.f_code, frame.f_lineno))
+        if not f"{frame.f_globals.get('__name__', '')}.".startswith(_OURS):
+            site.append((frame.f_code, frame.f_lineno))
         frame = frame.f_back
     return tuple(site)
 

@@ -6,6 +6,10 @@ covered from the next call on.
 
 OpenMP keeps its count per calling thread. Libraries on top of it are therefore set in every thread that asks, even
 where the same limit is already in force, and set back in that thread.
+
+PyTorch has a count of its own, for the process, which it gives OpenMP in each thread that computes for the first time,
+and the linear algebra inside it another that no tool sees. So it is asked for the former, which settles it in the
+calling thread, and told the limit itself.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from typing import Any, Final, final
 
 from tazza.errors import ArgumentError, UsageError
 
-__all__ = ["ThreadLimit", "limit_threads"]
+__all__ = ["ThreadLimit", "limit_threads", "thread_limit"]
 
 _Counts = list[tuple[Any, int]]
 """Libraries (threadpoolctl controllers), each with the count it had before."""
@@ -45,6 +49,11 @@ def limit_threads(n: int) -> ThreadLimit:
     if type(n) is not int or n < 1:
         raise ArgumentError.of("n", n, "a number of threads, 1 or more")
     return ThreadLimit(n)
+
+
+def thread_limit() -> int | None:
+    """The limit that holds now, for libraries that must be told when they start; None where there is none."""
+    return _pools.last()
 
 
 @final
@@ -88,6 +97,8 @@ class _Pools:
         self._limits: dict[weakref.ref[ThreadLimit], int] = {}
         self._shared: list[Any] = []
         self._per_thread: list[Any] = []
+        self._torch: _Torch | None = None
+        self._here = threading.local()  # knows whether PyTorch has settled in this thread
         self._found: dict[str, int] = {}
         self._modules = -1
         if hasattr(os, "register_at_fork"):
@@ -101,15 +112,20 @@ class _Pools:
                 # With no limit in force the counts are the user's own, and may have changed since we looked last.
                 if not self._limits or library.filepath not in self._found:
                     self._found[library.filepath] = library.get_num_threads()
+            before = self._own_counts()
             dropped = [known for known in self._limits if known() is None]
             for known in dropped[:-1]:  # no block can end that would bring these back
                 del self._limits[known]
             self._limits[weakref.ref(limit)] = limit.count
             self._apply()
-            before = [(library, library.get_num_threads()) for library in self._per_thread]
             for library in self._per_thread:
                 library.set_num_threads(limit.count)
             return before
+
+    def last(self) -> int | None:
+        """The limit in force that came last."""
+        with self._lock:
+            return next(reversed(self._limits.values()), None)
 
     def pop(self, limit: ThreadLimit, own: _Counts) -> None:
         """Take `limit` back and set the calling thread's OpenMP to what it had before."""
@@ -119,6 +135,19 @@ class _Pools:
             for library, count in own:
                 library.set_num_threads(count)
 
+    def _own_counts(self) -> _Counts:
+        """What OpenMP has in the calling thread, which no limit may have changed without setting it back."""
+        torch, settled = self._torch, getattr(self._here, "settled", False)
+        if torch is None:
+            return [(library, library.get_num_threads()) for library in self._per_thread]
+        self._here.settled = True
+        torch.get_num_threads()
+        if settled or not self._limits:
+            return [(library, library.get_num_threads()) for library in self._per_thread]
+        # A thread that is new to PyTorch got another thread's limit just now, and no count of its own to go back to.
+        own = self._found[torch.filepath]
+        return [(library, own if torch.brings(library) else library.get_num_threads()) for library in self._per_thread]
+
     def _look(self) -> None:
         if self._modules == len(sys.modules):
             return
@@ -127,6 +156,10 @@ class _Pools:
         libraries = threadpoolctl.ThreadpoolController().lib_controllers
         self._per_thread = [library for library in libraries if _is_openmp(library)]
         self._shared = [library for library in libraries if not _is_openmp(library)]
+        torch = sys.modules.get("torch")
+        if hasattr(torch, "set_num_threads"):  # not while another thread is importing it
+            self._torch = _Torch(torch)
+            self._shared.append(self._torch)
         self._modules = len(sys.modules)
 
     def _apply(self) -> None:
@@ -139,6 +172,27 @@ class _Pools:
 
     def _renew_lock(self) -> None:
         self._lock = threading.Lock()
+
+
+@final
+class _Torch:
+    """PyTorch as one more pool; where linear algebra is linked into it, this is all that reaches that."""
+
+    def __init__(self, torch: Any) -> None:
+        self._torch = torch
+        self.filepath = os.path.dirname(torch.__file__)
+
+    def get_num_threads(self) -> int:
+        """The calling thread's count, given to it now where it had none."""
+        return int(self._torch.get_num_threads())
+
+    def set_num_threads(self, count: int) -> None:
+        """Set the process's count, and the calling thread's."""
+        self._torch.set_num_threads(count)
+
+    def brings(self, library: Any) -> bool:
+        """Tell whether a library came with PyTorch."""
+        return str(library.filepath).startswith(self.filepath + os.sep)
 
 
 def _is_openmp(library: Any) -> bool:

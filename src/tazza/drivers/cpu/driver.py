@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tazza.drivers.cpu import host, usage
+from tazza.drivers.cpu import host, pages, usage
 from tazza.errors import ArgumentError, OutOfMemoryError
 from tazza.spi import Address, Capabilities, CopyKind, DeviceInfo, Driver, Handle, Level, MemoryInfo, MemoryUse
 from tazza.util.hostmemory import HostMemory
@@ -32,6 +32,7 @@ class CpuDriver(Driver):
 
     def __init__(self) -> None:
         self._maps: dict[int, mmap.mmap] = {}
+        self._locked = 0  # bytes of those maps that are page-locked
         self._lock = threading.Lock()
 
     # Identity ------------------------------------------------------------------------------------------------------
@@ -60,8 +61,10 @@ class CpuDriver(Driver):
             cross_device_wait=True,
             peer_copy=True,
             split=len(device.cores) > 1,
+            pinned=pages.AVAILABLE,
             dtypes=frozenset(_DTYPES),
-            array_libraries=("numpy",),
+            array_libraries=("numpy", "torch"),
+            array_allocations="hooked",
         )
 
     def part(self, device: DeviceInfo, part: str) -> DeviceInfo:
@@ -112,6 +115,29 @@ class CpuDriver(Driver):
             memory = self._maps.pop(address)
         memory.close()
 
+    def pinned_allocate(self, device: DeviceInfo, nbytes: int) -> Address:
+        # Locking touches every page: what is not there would not be refused but taken from others, by killing them.
+        if nbytes >= _ASK_FROM:
+            free = host.available_memory()[0]
+            if nbytes > free:
+                raise OutOfMemoryError(
+                    f"{nbytes} bytes asked for, {free} free", requested=nbytes, backend=self.name, call="mlock"
+                )
+        address = self.memory_allocate(device, nbytes)
+        try:
+            pages.lock(address, nbytes, self._locked)
+        except BaseException:
+            self.memory_free(device, address)
+            raise
+        with self._lock:
+            self._locked += nbytes
+        return address
+
+    def pinned_free(self, device: DeviceInfo, address: Address) -> None:
+        with self._lock:
+            self._locked -= len(self._maps[address])
+        self.memory_free(device, address)  # unmapped pages are unlocked
+
     def memory_info(self, device: DeviceInfo) -> MemoryInfo:
         return MemoryInfo(*host.available_memory())
 
@@ -149,6 +175,8 @@ class CpuDriver(Driver):
 
 # Python's default is shared between a process and its forked children: what a child writes would be its parent's.
 _PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+
+_ASK_FROM = 1 << 20  # bytes; asking the system how much is free takes as long as locking less than this
 
 _DTYPES = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),

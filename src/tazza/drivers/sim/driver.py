@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 
 from tazza import config
-from tazza.drivers.sim.memory import AddressSpace
+from tazza.drivers.sim.memory import AddressSpace, PinnedHost
 from tazza.drivers.sim.queue import SimEvent, SimQueue
 from tazza.errors import ArgumentError, BackendError, DeviceLostError, UsageError
 from tazza.spi import Address, Capabilities, CopyKind, DeviceInfo, Driver, Handle, Level, MemoryInfo
@@ -24,7 +24,7 @@ from tazza.util.hostmemory import HostMemory
 __all__ = ["SimConfig", "SimDriver", "create_driver"]
 
 _drivers = itertools.count()
-_SWITCHES = frozenset({"cross_device_wait", "peer_copy", "timing", "float64"})
+_SWITCHES = frozenset({"cross_device_wait", "peer_copy", "timing", "float64", "pinned"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +33,10 @@ class SimConfig:
 
     Attributes:
         devices: number of devices.
-        memory: bytes of each.
+        memory: bytes of each; as much of the host's memory may be pinned for all together.
         seed: seed of the lateness of the queues.
         lateness: longest delay of one operation in seconds; 0 runs everything as soon as possible.
-        without: abilities that the devices do not have: cross_device_wait, peer_copy, timing, float64.
+        without: abilities that the devices do not have: cross_device_wait, peer_copy, timing, float64, pinned.
     """
 
     devices: int = 2
@@ -82,6 +82,7 @@ class SimDriver(Driver):
         self.settings = settings
         self._spaces = [AddressSpace(f"sim:{i}", i, settings.memory) for i in range(settings.devices)]
         self._lost: dict[int, str] = {}
+        self._pinned = PinnedHost(settings.memory)
         self._running = _Running()
         self._queue_numbers = itertools.count()
         # Another driver's memory is another address space: equal names would let buffers of one be read in the other.
@@ -115,6 +116,7 @@ class SimDriver(Driver):
             cross_device_wait="cross_device_wait" not in without,
             peer_copy="peer_copy" not in without,
             timing="timing" not in without,
+            pinned="pinned" not in without,
             dtypes=frozenset(dtypes),
             array_libraries=("numpy",),
         )
@@ -147,10 +149,24 @@ class SimDriver(Driver):
         space = self._spaces[device.ordinal]
         return MemoryInfo(space.limit - space.used, space.limit)
 
+    def pinned_allocate(self, device: DeviceInfo, nbytes: int) -> Address:
+        if "pinned" in self.settings.without:
+            return super().pinned_allocate(device, nbytes)
+        self._check(device, "pinned_allocate")
+        return self._pinned.allocate(nbytes)
+
+    def pinned_free(self, device: DeviceInfo, address: Address) -> None:
+        self._pinned.free(address)
+
     def copy(
         self, device: DeviceInfo, queue: Handle | None, dst: Address, src: Address, nbytes: int, kind: CopyKind
     ) -> None:
+        at_host = {CopyKind.TO_HOST: dst, CopyKind.FROM_HOST: src}.get(kind)
+        pinned = None if at_host is None else self._pinned.find(at_host)
+
         def run() -> None:
+            if pinned is not None:
+                self._pinned.require(pinned)
             locate = self._locate_anywhere if kind is CopyKind.PEER else partial(self._locate, device)
             target = (dst, None) if kind is CopyKind.TO_HOST else locate(dst, nbytes)
             source = (src, None) if kind is CopyKind.FROM_HOST else locate(src, nbytes)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import bisect
+import ctypes
+import mmap
 import threading
 from typing import Any
 
@@ -11,13 +13,15 @@ import numpy as np
 from tazza.errors import BackendError, OutOfMemoryError
 from tazza.util.hostmemory import address_of
 
-__all__ = ["AddressSpace"]
+__all__ = ["AddressSpace", "PinnedHost"]
 
 # Addresses with bit 52 set and the top bits clear are not canonical on x86-64 and lie beyond user space on 64-bit Arm:
 # whoever dereferences one gets a fault, not somebody else's data.
 _BASE = 1 << 52
 _DEVICE_SHIFT = 44
 _GUARD = 4096
+# A forked child writes into its own copy.
+_PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 _POISON = 0xCB  # what fresh memory holds, so that reading it uninitialised is seen
 
 
@@ -76,4 +80,73 @@ class AddressSpace:
             backend="sim",
             call=self.device,
             symbol="SIM_ILLEGAL_ADDRESS",
+        )
+
+
+class PinnedHost:
+    """Host memory that the simulated queues know: they notice when it is freed before a queued copy has run.
+
+    It is ordinary memory; a copy holds it, so that noticing is all that happens.
+
+    Args:
+        limit: bytes that may be pinned at once, as systems have one too.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.used = limit, 0
+        self._starts: list[int] = []
+        self._maps: dict[int, mmap.mmap] = {}
+        self._lock = threading.Lock()
+
+    def allocate(self, nbytes: int) -> int:
+        """Return the address of `nbytes` poisoned bytes, at the start of a page."""
+        with self._lock:
+            if self.used + nbytes > self.limit:
+                raise OutOfMemoryError(
+                    f"{nbytes} bytes asked for, {self.limit - self.used} of {self.limit} may still be pinned",
+                    requested=nbytes,
+                    limit=self.limit,
+                    live=self.used,
+                    backend="sim",
+                    call="pinned_allocate",
+                )
+            memory = mmap.mmap(-1, nbytes, **_PRIVATE)
+            first = ctypes.c_char.from_buffer(memory)
+            address = ctypes.addressof(first)
+            del first  # an export would keep the map from going
+            ctypes.memset(address, _POISON, nbytes)
+            self._maps[address] = memory
+            bisect.insort(self._starts, address)
+            self.used += nbytes
+            return address
+
+    def free(self, address: int) -> None:
+        """Forget an allocation; it is unmapped with the last queued copy that uses it."""
+        with self._lock:
+            memory = self._maps.pop(address, None)
+            if memory is None:
+                raise BackendError(f"{address:#x} is not the start of pinned memory", backend="sim", call="pinned_free")
+            del self._starts[bisect.bisect_left(self._starts, address)]
+            self.used -= len(memory)
+
+    def find(self, address: int) -> tuple[int, mmap.mmap] | None:
+        """Return the start and the memory of the allocation in which a host address lies, or None."""
+        with self._lock:
+            index = bisect.bisect_right(self._starts, address) - 1
+            if index < 0:
+                return None
+            start = self._starts[index]
+            memory = self._maps[start]
+            return (start, memory) if address < start + len(memory) else None
+
+    def require(self, found: tuple[int, mmap.mmap]) -> None:
+        """Refuse to go on where what `find` returned has been freed."""
+        start, memory = found
+        with self._lock:
+            if self._maps.get(start) is memory:
+                return
+        raise BackendError(
+            f"illegal address: pinned memory at {start:#x} was freed before the copy that uses it ran",
+            backend="sim",
+            call="copy",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -15,7 +16,7 @@ import tazza as tz
 from tazza.spi import Address, Capabilities, CopyKind, DeviceInfo, Driver, Handle, Level
 from tazza.util.hostmemory import address_of
 
-__all__ = ["TIMEOUT", "Array", "Raw", "Target", "needs", "note_outcome", "skip_undeclared"]
+__all__ = ["TIMEOUT", "Array", "Raw", "Target", "installed_arrays", "needs", "note_outcome", "skip_undeclared"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -49,19 +50,24 @@ class Target:
     Attributes:
         device: what the tests run on.
         seed: seed of contexts and inputs.
+        arrays: the array library of contexts, or an empty string for the device's default.
         outcomes: the tests that ran so far, by name, each with the reason for which it was skipped, or None.
     """
 
     device: tz.Device
     seed: int = 0
+    arrays: str = ""
     outcomes: dict[str, tuple[Callable[..., object], str | None]] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return self.device.name
+        return f"{self.device.name} with {self.arrays}" if self.arrays else self.device.name
 
     def open(self, **options: Any) -> AbstractContextManager[tz.Context]:
         """Open a context on the device."""
-        return cast(AbstractContextManager[tz.Context], tz.open(self.device, **{"seed": self.seed} | options))
+        return cast(
+            AbstractContextManager[tz.Context],
+            tz.open(self.device, **{"seed": self.seed, "arrays": self.arrays or None} | options),
+        )
 
     def numbers(self, count: int, dtype: str = "float32") -> Array:
         """Numbers to work on: small integers, exact in every dtype, different for each seed."""
@@ -170,6 +176,11 @@ class Raw:
             event = self.driver.event_record(self.info, self.queue, False)
             assert self.driver.event_synchronize(self.info, event, TIMEOUT)
             self.driver.event_destroy(self.info, event)
+
+
+def installed_arrays(device: tz.Device) -> list[str]:
+    """The device's array libraries that are installed here, its default first."""
+    return [name for name in device.capabilities.array_libraries if importlib.util.find_spec(name) is not None]
 
 
 def skip_undeclared(request: pytest.FixtureRequest, target: Target) -> None:

@@ -7,15 +7,26 @@ from collections.abc import Generator, Iterator
 import pytest
 
 from tazza.core.device import device
-from tazza.testing.contract.battery import Target, note_outcome, skip_undeclared
+from tazza.errors import TazzaError
+from tazza.testing.contract.battery import Target, installed_arrays, note_outcome, skip_undeclared
 from tazza.testing.plugin import backend_names, seed_of
 from tazza.testing.simulation import simulate
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run the whole battery on each device."""
+    """Run the whole battery on each device, and again for each further array library of it that is installed."""
     if "whole_target" in metafunc.fixturenames:
-        metafunc.parametrize("whole_target", backend_names(metafunc.config), indirect=True, scope="session")
+        known = [(name, arrays) for name in backend_names(metafunc.config) for arrays in _array_libraries(name)]
+        names = [f"{name}-{arrays}" if arrays else name for name, arrays in known]
+        metafunc.parametrize("whole_target", known, ids=names, indirect=True, scope="session")
+
+
+def _array_libraries(name: str) -> list[str]:
+    """The default as an empty string, and what else there is."""
+    try:
+        return ["", *installed_arrays(device(name))[1:]]
+    except TazzaError:  # the tests will say what is wrong with the device
+        return [""]
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +34,8 @@ def whole_target(request: pytest.FixtureRequest) -> Iterator[Target]:
     """The device under test; simulated ones are fresh."""
     seed = seed_of(request.config)
     with simulate(devices=2, memory="64MiB", seed=seed):
-        yield Target(device(request.param), seed)
+        name, arrays = request.param
+        yield Target(device(name), seed, arrays)
 
 
 @pytest.fixture

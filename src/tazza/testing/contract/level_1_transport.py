@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import mmap
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -10,9 +11,10 @@ from functools import partial
 import numpy as np
 import pytest
 
-from tazza.errors import OutOfMemoryError
+from tazza.errors import OutOfMemoryError, UnsupportedError
 from tazza.spi import CopyKind, Level
 from tazza.testing.contract.battery import TIMEOUT, Raw, Target, needs
+from tazza.util.hostmemory import HostMemory
 
 LEVEL = Level.TRANSPORT
 
@@ -77,6 +79,47 @@ def test_freed_memory_can_be_had_again(target: Target) -> None:
     nbytes = max(1, min(target.driver.memory_info(target.info).free // 4, 2**26))
     for _ in range(12):
         target.driver.memory_free(target.info, target.driver.memory_allocate(target.info, nbytes))
+
+
+@needs("pinned")
+def test_pinned_memory_starts_at_pages_and_lies_apart(target: Target) -> None:
+    driver, sizes = target.driver, (1, mmap.PAGESIZE, mmap.PAGESIZE + 1)
+    ranges = sorted((driver.pinned_allocate(target.info, nbytes), nbytes) for nbytes in sizes)
+    assert all(address > 0 and address % mmap.PAGESIZE == 0 for address, _ in ranges)
+    assert all(first + nbytes <= second for (first, nbytes), (second, _) in itertools.pairwise(ranges))
+    for address, _ in ranges:
+        driver.pinned_free(target.info, address)
+
+
+@needs("pinned")
+def test_pinned_memory_goes_to_the_device_and_back(target: Target) -> None:
+    driver, data = target.driver, target.numbers(5000, "uint8")
+    there, back = (driver.pinned_allocate(target.info, data.nbytes) for _ in range(2))
+    with Raw.on(driver, target.info) as raw:
+        address = raw.allocate(data.nbytes)
+        seen = [HostMemory(one, data.dtype, data.shape, None).array() for one in (there, back)]
+        seen[0][:], seen[1][:] = data, 0
+        raw.copy(address, there, data.nbytes, CopyKind.FROM_HOST)
+        raw.copy(back, address, data.nbytes, CopyKind.TO_HOST)
+        raw.finish()
+        assert (seen[1] == data).all()
+        del seen
+    for address in (there, back):
+        driver.pinned_free(target.info, address)
+
+
+@needs("pinned")
+def test_pinned_memory_that_is_not_there_is_refused(target: Target) -> None:
+    with pytest.raises(OutOfMemoryError):
+        target.driver.pinned_allocate(target.info, 2**62)
+    for _ in range(12):
+        target.driver.pinned_free(target.info, target.driver.pinned_allocate(target.info, 4 * mmap.PAGESIZE))
+
+
+@needs("no pinned")
+def test_pinning_is_refused(target: Target) -> None:
+    with pytest.raises(UnsupportedError):
+        target.driver.pinned_allocate(target.info, 64)
 
 
 # Copies and fills --------------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ import tazza as tz
 from tazza.errors import ArgumentError, ClosedError, UnsupportedError, WrongDeviceError
 from tazza.spi import Level
 from tazza.testing.contract.battery import TIMEOUT, Target, needs
+from tazza.util.hostmemory import HostMemory
 
 LEVEL = Level.TRANSPORT
 
@@ -199,6 +202,40 @@ def test_the_host_is_kept_from_the_memory(target: Target) -> None:
         for export in (np.asarray, np.from_dlpack):
             with pytest.raises(WrongDeviceError, match="to_numpy"):
                 export(buffer)
+
+
+@needs("pinned")
+def test_a_pinned_buffer_is_copied_at_its_turn_and_held_till_then(target: Target) -> None:
+    values = target.numbers(1000)
+    with target.open() as ctx:
+        source, back = (ctx.memory.pinned.allocate(values.nbytes, dtype=values.dtype) for _ in range(2))
+        buffer, gate, stream = ctx.allocate(values.nbytes, dtype=values.dtype), tz.HostEvent(), ctx.new_stream()
+        stream.wait(gate)
+        ctx.copy(buffer, source, stream=stream)
+        HostMemory(source.address, values.dtype, values.shape, None).array()[:] = values
+        source.close()
+        gate.succeed()
+        ctx.copy(back, buffer, stream=stream)
+        assert (np.asarray(back) == values).all()
+
+
+@needs("pinned")
+def test_pinned_sizes_are_exact_and_counted(target: Target) -> None:
+    with target.open(memory_limit=10 * mmap.PAGESIZE) as ctx:
+        ctx.memory.pinned.trim()
+        before = ctx.memory.pinned.reserved
+        buffers = [ctx.memory.pinned.allocate(pages * mmap.PAGESIZE - 1) for pages in (3, 5)]
+        assert ctx.memory.pinned.reserved - before == ctx.memory.pinned.live == 8 * mmap.PAGESIZE
+        with pytest.raises(tz.OutOfMemoryError):
+            ctx.memory.pinned.allocate(3 * mmap.PAGESIZE)
+        del buffers
+        assert ctx.memory.pinned.live == 0
+
+
+@needs("no pinned")
+def test_pinned_buffers_are_refused(target: Target) -> None:
+    with target.open() as ctx, pytest.raises(UnsupportedError):
+        ctx.memory.pinned.allocate(64)
 
 
 @needs("split")

@@ -197,8 +197,8 @@ def test_tasks_draw_what_their_launch_says(target: Target) -> None:
         return tz.current().random.random(9, dtype="float32")
 
     drawn = []
-    for where in (target.device, tz.device("cpu")):
-        with tz.open(where, seed=target.seed) as ctx:
+    for opening in (target.open(), tz.open("cpu", seed=target.seed)):
+        with opening as ctx:
             tasks = [ctx.launch(draw, stream=ctx.new_stream()) for _ in range(4)]
             drawn.append([ctx.to_numpy(task).tolist() for task in tasks])
     assert drawn[0] == drawn[1]

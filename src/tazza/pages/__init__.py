@@ -1,0 +1,1 @@
+"""Pages and files for people to look at: memory snapshots and run reports. Found by name, late."""

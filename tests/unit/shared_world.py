@@ -1,0 +1,49 @@
+"""A directory of its own for the shared segments of one test: other tests, in other processes, sweep too."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tazza.core import segment
+
+__all__ = ["directory", "names", "use"]
+
+SHM = Path("/dev/shm")
+
+needs_names = pytest.mark.skipif(
+    os.name != "posix" or not SHM.is_dir(), reason="this system has no shared memory with names and locks"
+)
+
+
+def use(directory: str) -> None:
+    """Have this process keep its segments there; for children of a test, before all else."""
+    segment._DIRECTORY = directory  # type: ignore[misc]
+
+
+def names(directory: str) -> list[str]:
+    """What is there."""
+    return sorted(os.listdir(directory))
+
+
+def _ours() -> set[str]:
+    return {name for name in os.listdir(SHM) if name.startswith(f"tazza-{os.getpid()}-")}
+
+
+@pytest.fixture
+def directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The directory; nothing may be left in it, nor in the system's own, when the test ends."""
+    before, made = _ours(), tempfile.mkdtemp(prefix="tazza-tests-", dir=SHM)
+    monkeypatch.setattr(segment, "_DIRECTORY", made)
+    try:
+        yield made
+        segment.sweep()
+        assert names(made) == []
+        assert _ours() == before
+    finally:
+        shutil.rmtree(made)
