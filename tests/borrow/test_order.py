@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -264,10 +265,14 @@ def test_a_device_that_is_lost_while_the_exit_waits(awaiting: bool) -> None:
         producer, hold = Producer(Claim(device=(2, 0)), announced=(2, 0)), Hold()
         driver: Any = ctx.own_stream.runtime.driver
         other = ctx.new_stream()
-        ctx.launch(hold.block)
-        ctx.launch(hold.block, stream=other)
+        tasks = [ctx.launch(hold.block), ctx.launch(hold.block, stream=other)]
         loan = tz.borrow(producer, stream=ctx.own_stream)
-        threading.Timer(0.05, lambda: driver.lose(0, "struck by a test")).start()
+
+        def strike() -> None:
+            driver.lose(0, "struck by a test")
+            hold.release()
+
+        threading.Timer(0.05, strike).start()
 
         async def use() -> None:
             async with loan as x:
@@ -278,9 +283,13 @@ def test_a_device_that_is_lost_while_the_exit_waits(awaiting: bool) -> None:
         else:
             with loan as x:
                 x.used_on(other)
-        assert len(producer.deleted) == 1
-        hold.release()
+        for task in tasks:
+            with contextlib.suppress(DeviceLostError):  # or it had ended before
+                task.result(TIMEOUT)
+        with pytest.raises(DeviceLostError):
+            ctx.synchronize()  # the first call since the queue is empty
         ctx.close(abandon=True)
+        assert len(producer.deleted) == 1
 
 
 def test_an_interface_that_cannot_say_when_memory_is_free() -> None:
