@@ -17,6 +17,7 @@ from tazza.errors import (
     UpstreamError,
     WaitTimeoutError,
 )
+from tazza.testing import simulate
 from tests.bad_input.health import TIMEOUT, Hold
 
 
@@ -193,3 +194,17 @@ def test_cancelled_task_says_so_and_so_do_those_that_need_it(ctx: tz.Context, st
     hold.release()
     with pytest.raises(UpstreamError, match="'unwanted'"):
         needs.result(TIMEOUT)
+
+
+def test_an_adopted_stream_ends_when_its_lender_is_gone() -> None:
+    """Its queue is destroyed with the lender: nothing more runs there, and nobody may wait for that."""
+    with simulate(devices=1), tz.open("sim:0") as ctx:
+        lender = ctx.new_stream()
+        adopted = ctx.adopt_stream(lender.native)
+        runner = adopted.runner
+        lender.close()
+        task = ctx.launch(print, stream=adopted)
+        with pytest.raises(tz.errors.BackendError, match="queue was destroyed"):
+            task.result(timeout=TIMEOUT)
+        adopted.close()
+        assert not runner.is_working

@@ -47,7 +47,7 @@ SETTINGS = [
 ]
 
 
-@pytest.fixture(scope="session", params=SETTINGS, ids=str)
+@pytest.fixture(scope="module", params=SETTINGS, ids=str)
 def setting(request: pytest.FixtureRequest) -> Setting:
     """Which device the battery runs on."""
     chosen: Setting = request.param
@@ -56,7 +56,7 @@ def setting(request: pytest.FixtureRequest) -> Setting:
     return chosen
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def whole_target(setting: Setting) -> Iterator[Target]:
     """The device under test."""
     without = {setting.without} - {""}

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
@@ -23,6 +24,7 @@ from tazza.testing import simulate
 from tazza.testing.faults import Fault, inject
 
 FULL = os.environ.get("TAZZA_FULL") == "1"
+pytestmark = pytest.mark.timeout(300)
 SIZES = st.one_of(st.integers(0, 300), st.integers(0, 20_000), st.sampled_from([1 << 17, 1 << 30]))
 
 
@@ -68,6 +70,7 @@ class AccountMachine(RuleBasedStateMachine):
     )
     def start(self, limit: int | None, pool: str, faults: set[int]) -> Tenant:
         plan = [Fault("memory_allocate", nth, tz.OutOfMemoryError("injected")) for nth in faults]
+        gc.freeze()  # relief collects garbage: of this run, not of all that the process has
         self.simulated = simulate(devices=1, memory="64MiB", lateness=0)
         self.simulated.__enter__()
         self.injected = inject(self.device, plan)
@@ -264,6 +267,7 @@ class AccountMachine(RuleBasedStateMachine):
             self.ctx.close()
             self.injected.__exit__(None, None, None)
             self.simulated.__exit__(None, None, None)
+            gc.unfreeze()
 
 
 class SimAccountMachine(AccountMachine):
@@ -272,7 +276,7 @@ class SimAccountMachine(AccountMachine):
     device = "sim"
 
 
-COUNTS = settings(max_examples=400 if FULL else 60, stateful_step_count=60 if FULL else 40, deadline=None)
+COUNTS = settings(max_examples=400 if FULL else 20, stateful_step_count=60 if FULL else 30, deadline=None)
 TestOnTheHost = AccountMachine.TestCase
 TestOnADevice = SimAccountMachine.TestCase
 TestOnTheHost.settings = TestOnADevice.settings = COUNTS

@@ -11,11 +11,20 @@ from typing import Any
 import pytest
 
 import tazza as tz
+from tazza.core.runtime import live_runtimes
 from tests.conftest import FULL
+from tests.stress.test_threads import settle
 
 KIB = 1 << 10
 LONG = 30.0  # seconds; what is found out at once takes a small part of it
 ROUNDS = 300 if FULL else 40
+
+
+@pytest.fixture(autouse=True)
+def nothing_else_works() -> None:
+    """What an earlier test left under way could give memory back, as far as a waiter knows."""
+    runners = [runner for runtime in live_runtimes() for runner in runtime.runners()]
+    settle(lambda: not any(runner.is_working for runner in runners), "work of an earlier test is still under way")
 
 
 @pytest.fixture

@@ -97,7 +97,7 @@ def test_no_flipped_bit_of_the_header_goes_unnoticed() -> None:
 
 def test_a_header_that_says_nonsense(monkeypatch: pytest.MonkeyPatch) -> None:
     for fields in ("[]", "{}", '{"dtype": "zz", "shape": [], "strides": [], "label": null}', "{"):
-        monkeypatch.setattr(segment.json, "dumps", lambda value, text=fields: text)  # type: ignore[attr-defined]
+        monkeypatch.setattr("json.dumps", lambda value, text=fields: text)
         page = segment.Header(8, None, (8,), (1,), None).pack()
         with pytest.raises(SharedMemoryError, match="its header says"):
             segment.Header.unpack(NAME, page, 2 * PAGE)

@@ -16,6 +16,7 @@ from tazza.core.timeline import Timeline
 from tazza.core.tracefile import write_timeline
 from tazza.errors import ArgumentError, UsageError
 from tazza.hot import Account, Operation, emit, point
+from tazza.testing import simulate
 
 Event = dict[str, Any]
 REQUIRED = {
@@ -95,7 +96,7 @@ def names(found: dict[str, Any], category: str) -> list[str]:
 
 def test_a_trace_of_two_devices(tmp_path: Path) -> None:
     path = tmp_path / "run.json"
-    with tz.trace(path), tz.open("cpu") as ctx, tz.open("sim") as sim:
+    with simulate(devices=1), tz.trace(path), tz.open("cpu") as ctx, tz.open("sim") as sim:
         worker = ctx.new_stream(label="worker")
         for number in range(5):
             task = ctx.launch(lambda: [0.0] * 100, label=f"make {number}", stream=worker)

@@ -7,7 +7,6 @@ to pass to ``torch.randn(..., generator=)`` and the like.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 from typing import Any, final
 
@@ -78,11 +77,16 @@ class TorchAdapter(Adapter):
         """Bytes of the CPU storages that Python can see, each once, without memory that is not PyTorch's own.
 
         A storage over other memory (a context's pool, NumPy, a file) cannot be resized, which tells the two apart.
+        None where tazza is not compiled: looking through all objects would harm threads that fill a tuple.
         """
         if device.memory_domain != "host":
             return None
+        try:
+            from tazza.hot.instances import instances_of
+        except ImportError:  # uncompiled
+            return None
         sizes: dict[int, int] = {}
-        for tensor in _tensors(self.library):
+        for tensor in instances_of(self.library.Tensor):
             for one in (tensor, tensor.grad if tensor.is_leaf else None):
                 if one is not None:
                     _count(one, self.library, sizes)
@@ -94,20 +98,6 @@ class TorchAdapter(Adapter):
         if isinstance(error, self.library.OutOfMemoryError):
             return True
         return type(error) is RuntimeError and _NO_MEMORY in str(error)
-
-
-def _tensors(torch: Any) -> list[Any]:
-    """Every tensor that Python's collector knows. Types are asked and not objects: proxies would run code."""
-    known: dict[type, bool] = {}
-    found = []
-    for candidate in gc.get_objects():
-        kind = type(candidate)
-        is_tensor = known.get(kind)
-        if is_tensor is None:
-            is_tensor = known[kind] = issubclass(kind, torch.Tensor)
-        if is_tensor:
-            found.append(candidate)
-    return found
 
 
 def _count(tensor: Any, torch: Any, sizes: dict[int, int]) -> None:

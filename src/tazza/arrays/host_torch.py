@@ -249,4 +249,5 @@ def _import_torch() -> ModuleType:
         import torch
     except (ImportError, OSError) as error:  # OSError: one of its libraries does not load
         raise BackendUnavailableError("torch", f"{type(error).__name__}: {error}", "pip install torch") from error
-    return torch
+    library: ModuleType = torch
+    return library

@@ -184,6 +184,7 @@ def _others_hold(runtime: Any, refused: Account, stuck: _Stuck) -> bool:
     reserving = [budget for one in runtime.sharing() for budget in one.reserving()]
     if any(budget.thread in others and budget.account.counts_in(refused) for budget in reserving):
         return True
-    of_tasks = not others.isdisjoint(takers)
+    askers = [(ident, known()) for ident, known in list(takers.items())]
+    of_tasks = any(ident in others and thread is not None and thread.is_alive() for ident, thread in askers)
     blocks = charged_blocks(runtime, refused)
     return any(block.thread in others or (of_tasks and block.thread not in users) for block in blocks)

@@ -14,7 +14,7 @@ from tazza.core.failures import Failure
 from tazza.core.runner import Runner
 from tazza.core.stream import Stream
 from tazza.core.submission import Submission
-from tazza.core.waiting import takers
+from tazza.core.waiting import note_taker
 from tazza.errors import (
     BackendError,
     CancelledTaskError,
@@ -84,7 +84,7 @@ class Task(Waitable):
             DeadlockError: asked for by itself or by a task it is queued behind.
             Whatever the function raised, as a copy without frames.
         """
-        takers.add(threading.get_ident())
+        note_taker()
         self._wait(timeout)
         self.raise_outcome()
         return self._result
@@ -96,7 +96,7 @@ class Task(Waitable):
 
     def __await__(self) -> Generator[Any, None, Any]:
         self.check_use()
-        takers.add(threading.get_ident())
+        note_taker()
         self.refuse_waiting_for_oneself()
         self._watch()
         yield from await_latch(self._done)
@@ -366,7 +366,7 @@ def wait(tasks: Iterable[Task], timeout: float | None = None) -> list[Any]:
         WaitTimeoutError: some are not over; nothing was cancelled.
     """
     waited = several(tasks, argument="tasks")
-    takers.add(threading.get_ident())
+    note_taker()
     deadline = time.monotonic() + timeout_or_default(timeout)
     for task in waited:
         try:

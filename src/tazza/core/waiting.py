@@ -6,12 +6,13 @@ Nothing is noted but while a thread blocks, so work that does not wait pays noth
 from __future__ import annotations
 
 import threading
+import weakref
 from types import TracebackType
 from typing import Any, NamedTuple, final
 
 from tazza.hot import after_fork, top
 
-__all__ = ["Blocked", "QueuePlace", "blocked", "takers", "waiting_for"]
+__all__ = ["Blocked", "QueuePlace", "blocked", "note_taker", "takers", "waiting_for"]
 
 
 class Blocked(NamedTuple):
@@ -36,8 +37,16 @@ class QueuePlace(NamedTuple):
 blocked: dict[int, Blocked] = {}
 """Every thread that waits inside tazza now, by its identity."""
 
-takers: set[int] = set()
-"""Threads that have asked a task for its result, and so may hold what tasks made."""
+takers: dict[int, weakref.ref[threading.Thread]] = {}
+"""Threads that have asked a task for its result, and so may hold what tasks made; identities are used again."""
+
+
+def note_taker() -> None:
+    """Note that the calling thread asks a task for its result."""
+    thread = threading.current_thread()
+    known = takers.get(threading.get_ident())
+    if known is None or known() is not thread:
+        takers[threading.get_ident()] = weakref.ref(thread)
 
 
 @final

@@ -8,6 +8,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from tazza.errors import BackendError
+
 __all__ = ["SimEvent", "SimQueue"]
 
 _PATIENCE = 0.5  # seconds
@@ -40,19 +42,27 @@ class SimQueue:
         self._random = random.Random(seed)
         self._lateness = lateness
         self._pause = threading.Event()
+        self._closed = False
         threading.Thread(target=self._run, name=name, daemon=True).start()
 
     def put(self, operation: Callable[[], None]) -> None:
-        """Append an operation; it must not raise."""
+        """Append an operation; it must not raise.
+
+        Raises:
+            BackendError: the queue was destroyed, by whoever lent it: the operation would never run.
+        """
+        if self._closed:
+            raise BackendError("the queue was destroyed", backend="sim", call="put", symbol="SIM_DESTROYED_QUEUE")
         self._items.put(operation)
 
     def close(self) -> None:
         """End the thread after what is queued now; does not wait."""
+        self._closed = True
         self._items.put(None)
 
     def wait(self, event: SimEvent) -> None:
         """Make later operations wait for an event of any queue."""
-        self._items.put(lambda: self._await(event))
+        self.put(lambda: self._await(event))
 
     def _await(self, event: SimEvent) -> None:
         # Ends: an event belongs to a queue that was there before this wait was queued, so waits cannot form a cycle.
