@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 import tazza as tz
-from tazza.errors import DeadlockError, WaitTimeoutError
+from tazza.errors import DeadlockError, DeviceLostError, UnsupportedError, WaitTimeoutError
 from tazza.hot import listen
 from tazza.testing import simulate
 from tests.bad_input.health import TIMEOUT, Hold
@@ -242,13 +243,63 @@ def test_the_home_stream_of_a_lender_follows_other_streams_of_the_scope(seed: in
 
 def test_a_lost_device_orders_nothing_and_lets_go() -> None:
     with simulate(devices=1) as simulation:
-        ctx = tz.context("sim:0")
+        ctx, hold = tz.context("sim:0"), Hold()
         with ctx:
             lender = ctx.allocate(32, dtype="float64")
             with tz.borrow(lender) as x:
+                task = ctx.launch(hold.block, x)
                 simulation.lose(0, "struck by a test")
             assert x.is_closed
+        hold.release()
+        with pytest.raises(DeviceLostError):
+            task.result(TIMEOUT)
         ctx.close(abandon=True)
+
+
+@pytest.mark.parametrize("awaiting", [False, True])
+def test_a_device_that_is_lost_while_the_exit_waits(awaiting: bool) -> None:
+    """What was queued there will never run: the exit ends, and the memory is given back."""
+    from tests.borrow.gpu import pretend
+
+    with pretend("cuda", 7000) as ctx:
+        producer, hold = Producer(Claim(device=(2, 0)), announced=(2, 0)), Hold()
+        driver: Any = ctx.own_stream.runtime.driver
+        other = ctx.new_stream()
+        tasks = [ctx.launch(hold.block), ctx.launch(hold.block, stream=other)]
+        loan = tz.borrow(producer, stream=ctx.own_stream)
+
+        def strike() -> None:
+            driver.lose(0, "struck by a test")
+            hold.release()
+
+        threading.Timer(0.05, strike).start()
+
+        async def use() -> None:
+            async with loan as x:
+                x.used_on(other)
+
+        if awaiting:
+            asyncio.run(use())
+        else:
+            with loan as x:
+                x.used_on(other)
+        for task in tasks:
+            with contextlib.suppress(DeviceLostError):  # or it had ended before
+                task.result(TIMEOUT)
+        with pytest.raises(DeviceLostError):
+            ctx.synchronize()  # the first call since the queue is empty
+        ctx.close(abandon=True)
+        assert len(producer.deleted) == 1
+
+
+def test_an_interface_that_cannot_say_when_memory_is_free() -> None:
+    from tests.borrow.gpu import pretend
+
+    class Interface:
+        __cuda_array_interface__: ClassVar[dict[str, object]] = {"shape": (1,)}
+
+    with pretend("cuda", 7000), pytest.raises(UnsupportedError, match="offers only __cuda_array_interface__"):
+        tz.borrow(Interface()).__enter__()
 
 
 def test_listeners_see_the_waits() -> None:
@@ -297,6 +348,24 @@ def test_async_scopes_do_not_block_the_loop() -> None:
     with tz.open("cpu") as ctx:
         asyncio.run(main(ctx))
         assert turns[0] > 1
+
+
+def test_async_scopes_inside_a_task() -> None:
+    hold = Hold()
+
+    async def use(lender: tz.Buffer) -> Any:
+        async with tz.borrow(lender) as x:
+            return x_values(x)
+
+    with tz.open("cpu") as ctx:
+        first, second = ctx.new_stream(), ctx.new_stream()
+        lender = ctx.allocate(16, dtype="float64")
+        ctx.fill(lender, 0.0)
+        ctx.launch(hold.block, stream=first)
+        ctx.launch(add(1), lender, stream=first)
+        task = ctx.launch(lambda: asyncio.run(use(lender)), stream=second)
+        hold.release()
+        assert task.result(TIMEOUT) == [1.0, 1.0]
 
 
 def test_a_cancelled_async_exit_keeps_the_memory_until_it_is_unused() -> None:

@@ -55,6 +55,8 @@ class DeviceRuntime:
     def check(self) -> None:
         """Raise where nothing can be done on this device any more: another process, or a lost device."""
         self.check_process()
+        if self.loans:
+            self.end_loans()  # also of a lost device: other libraries go on with their memory
         lost = self.lost()
         if lost is not None:
             raise_copy(lost)
@@ -64,8 +66,6 @@ class DeviceRuntime:
             except IndexError:  # another thread took the last one
                 return
             runner.close()
-        if self.loans:
-            self.end_loans()
 
     def end_loans(self) -> None:
         """Give back borrowed memory that nothing uses any more; calls foreign code, so never under a lock."""
