@@ -30,6 +30,8 @@ def seconds(module: str) -> float:
 def bytecode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As after an installation by pip: everything is compiled to bytecode, whatever this environment forbids."""
     monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    for name in ("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"):  # a tracer of tazza's lines would be timed too
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path))
     run("import tazza")
 
