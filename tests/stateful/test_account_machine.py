@@ -7,6 +7,7 @@ device must say the same, no limit may be exceeded, and the headings must add up
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from tazza.testing.faults import Fault, inject
 
 FULL = os.environ.get("TAZZA_FULL") == "1"
 pytestmark = pytest.mark.timeout(300)
+_numbers = itertools.count()
 SIZES = st.one_of(st.integers(0, 300), st.integers(0, 20_000), st.sampled_from([1 << 17, 1 << 30]))
 
 
@@ -76,6 +78,8 @@ class AccountMachine(RuleBasedStateMachine):
         self.injected = inject(self.device, plan)
         self.driver = self.injected.__enter__()
         self.ctx = tz.context(self.device, memory_limit=limit, pool=pool)
+        # A name of its own: what other tests left live in contexts of this device is listed under theirs.
+        self.ctx.account.name = f"context {next(_numbers)}"
         self.root = Tenant(self.ctx.account, limit, None)
         self.all = [self.root]
         self.open: list[Holding] = []
