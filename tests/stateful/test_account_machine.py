@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
 import tazza as tz
-from tazza.hot import HOOKED, Account
+from tazza.hot import COMPILED, HOOKED, Account
 from tazza.testing import simulate
 from tazza.testing.faults import Fault, inject
 
@@ -280,7 +280,9 @@ class SimAccountMachine(AccountMachine):
     device = "sim"
 
 
-COUNTS = settings(max_examples=400 if FULL else 20, stateful_step_count=60 if FULL else 30, deadline=None)
+# Uncompiled, a snapshot takes so long that fewer steps have to do; the compiled run draws the rest.
+_EXAMPLES, _STEPS = (20, 30) if COMPILED else (5, 12)
+COUNTS = settings(max_examples=400 if FULL else _EXAMPLES, stateful_step_count=60 if FULL else _STEPS, deadline=None)
 TestOnTheHost = AccountMachine.TestCase
 TestOnADevice = SimAccountMachine.TestCase
 TestOnTheHost.settings = TestOnADevice.settings = COUNTS
