@@ -175,7 +175,7 @@ def test_fix_11_statistics_count_what_succeeded(device: str, pool: str) -> None:
         assert (ctx.memory.stats().live, ctx.memory.stats().peak, ctx.memory.stats().frees) == (0, 0, 1)
         ctx.memory.limit = 20_480  # configuration belongs to the object and may change while it is used
         assert ctx.allocate(20_000).nbytes == 20_000
-        with pytest.raises(FrozenInstanceError):
+        with pytest.raises(AttributeError):
             after.live = 0  # type: ignore[misc]
 
 

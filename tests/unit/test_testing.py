@@ -9,7 +9,7 @@ import pytest
 
 import tazza as tz
 from tazza.core import registry
-from tazza.errors import ArgumentError, BackendError, DeviceLostError
+from tazza.errors import ArgumentError, BackendError, DeviceLostError, OutOfMemoryError
 from tazza.hot import point
 from tazza.spi import Driver
 from tazza.testing import Fault, FaultyDriver, inject, jitter, random_faults, simulate
@@ -124,6 +124,17 @@ def test_the_nth_call_fails_and_the_others_do_not() -> None:
         assert ctx.to_numpy(x).tolist() == [3] * 8
     assert [fault.nth for fault in driver.fired] == [2]
     assert "1 of 1 faults met" in repr(driver)
+
+
+def test_the_plan_keeps_no_frame_of_who_met_the_fault() -> None:
+    """A frame keeps its callers, and what they hold: memory of a call that went on after relief."""
+    error = OutOfMemoryError("injected")
+    with inject("cpu", [Fault("memory_allocate", 1, error)]) as driver, tz.open("cpu", pool="direct") as ctx:
+        kept = ctx.allocate(64)
+        assert [fault.error for fault in driver.fired] == [error]
+        assert error.__traceback__ is None
+        del kept
+        assert ctx.memory.stats().live == 0
 
 
 def test_an_injected_driver_is_taken_out_again() -> None:

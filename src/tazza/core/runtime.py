@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import weakref
 from typing import Any, final
 
 from tazza.core.completion import raise_copy, timeout_or_default
@@ -13,6 +12,7 @@ from tazza.errors import DeviceLostError, ForkedError
 from tazza.hot import Account, Buffer, ForeignBlock, after_fork, generation, point, top
 from tazza.hot.hooks import Operation, emit
 from tazza.spi import Driver
+from tazza.util.liveset import LiveSet
 
 __all__ = ["DeviceRuntime", "forget_runtimes", "live_runtimes", "runtime_of"]
 
@@ -30,12 +30,12 @@ class DeviceRuntime:
         self.pools: dict[str, Any] = {}
         self.pressure = Pressure()
         self.recording: Any = None
-        self.budgets: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.budgets: LiveSet[Any] = LiveSet()
         self.charges: dict[int, ForeignBlock] = {}  # what `Memory.charge` counted, by number
         self.dropped_charges: list[int] = []  # numbers that finalisers left, for `holders.settle_charges`
         self._lanes: dict[str, Any] = {}
         self.courier: Any = None  # made by the first move of a result that has to pass through the host
-        self._contexts: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._contexts: LiveSet[Any] = LiveSet()
         self._runners: list[Any] = []
         self.in_flight: dict[int, str] = {}
         self.orphans: list[Any] = []  # runners whose streams were dropped, for `check` to close
@@ -119,18 +119,15 @@ class DeviceRuntime:
 
     def add_context(self, context: Any) -> None:
         """Know a context as long as it lives."""
-        with self.lock:
-            self._contexts.add(context)
+        self._contexts.add(context)
 
     def contexts(self) -> list[Any]:
         """The live contexts, at one moment."""
-        with self.lock:
-            return list(self._contexts)
+        return self._contexts.now()
 
     def reserving(self) -> list[Any]:
         """The budgets that hold a reserve, at one moment."""
-        with self.lock:
-            return [budget for budget in self.budgets if budget.account.reserve]
+        return [budget for budget in self.budgets.now() if budget.account.reserve]
 
     def add_runner(self, runner: Any) -> None:
         """Know a runner until it is closed and idle."""

@@ -233,9 +233,8 @@ def _balances(sharing: list[DeviceRuntime], foreign: list[ForeignBlock]) -> tupl
     for runtime in sharing:
         for context in runtime.contexts():
             note(context.account)
-        with runtime.lock:
-            for budget in list(runtime.budgets):
-                note(budget.account)
+        for budget in runtime.budgets.now():
+            note(budget.account)
         for pool in list(runtime.pools.values()):
             for block in pool.pool.live_blocks():
                 note(block.account)

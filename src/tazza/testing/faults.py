@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, cast, final
 
 from tazza.core import registry
+from tazza.core.completion import raise_copy
 from tazza.errors import ArgumentError, BackendError
 from tazza.spi import Driver
 from tazza.testing.simulation import installed
@@ -22,7 +23,7 @@ _PRIMITIVES = tuple(name for name, member in vars(Driver).items() if callable(me
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """The `nth` call (from 1) of a primitive of `tazza.spi.Driver` raises `error` and does nothing else.
+    """The `nth` call (from 1) of a primitive of `tazza.spi.Driver` raises a copy of `error` and does nothing else.
 
     >>> Fault("memory_allocate", 2, MemoryError("full")).call
     'memory_allocate'
@@ -110,7 +111,7 @@ class FaultyDriver(_Forwarding):  # type: ignore[misc]  # a class made at run ti
             if fault is not None:
                 self.fired.append(fault)
         if fault is not None:
-            raise fault.error.with_traceback(None)
+            raise_copy(fault.error)  # the plan would keep the frames, and with them what the callers hold
         return getattr(self._driver, call)(*args)
 
     def __repr__(self) -> str:
