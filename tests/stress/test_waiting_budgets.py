@@ -12,6 +12,7 @@ import pytest
 
 import tazza as tz
 from tazza.core.runtime import live_runtimes
+from tazza.core.waiting import blocked, takers
 from tests.conftest import FULL
 from tests.stress.test_threads import settle
 
@@ -22,7 +23,11 @@ ROUNDS = 300 if FULL else 40
 
 @pytest.fixture(autouse=True)
 def nothing_else_works() -> None:
-    """What an earlier test left under way could give memory back, as far as a waiter knows."""
+    """What an earlier test left under way could give memory back, as far as a waiter knows.
+
+    So could a thread that it left and that once took a result: none holds memory of this test.
+    """
+    takers.clear()
     runners = [runner for runtime in live_runtimes() for runner in runtime.runners()]
     settle(lambda: not any(runner.is_working for runner in runners), "work of an earlier test is still under way")
 
@@ -163,8 +168,6 @@ def test_results_in_the_hands_of_a_thread_that_computes_are_waited_for(ctx: tz.C
 
 
 def _waits_for_memory() -> bool:
-    from tazza.core.waiting import blocked
-
     return any(wait.what is None for wait in dict(blocked).values())
 
 

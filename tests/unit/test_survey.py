@@ -100,6 +100,23 @@ def test_holdings_are_by_owner_label_and_library() -> None:
         del kept, charge, budget
 
 
+def test_budgets_of_one_name_are_one_row() -> None:
+    with tz.open("cpu") as ctx:
+        budgets = [ctx.memory.budget(limit, name="request", reserve=100) for limit in (1000, 2000, 3000)]
+        kept = []
+        for budget in budgets[:2]:
+            with budget:
+                kept.append(ctx.memory.charge(500))
+        with budgets[2], pytest.raises(tz.OutOfMemoryError):
+            ctx.memory.charge(4000)
+        [row] = [one for one in ctx.memory.snapshot().balances if one.owner == budgets[0].account.path]
+        assert row[1:] == (1000, 500, 3000, 0, 1, 3)
+        unlimited = ctx.memory.budget(None, name="request")
+        with unlimited:
+            [row] = [one for one in ctx.memory.snapshot().balances if one.owner == unlimited.account.path]
+        assert (row.limit, row.accounts) == (None, 4)
+
+
 @pytest.mark.parametrize("module", [recording, snapshot])
 def test_examples_of_what_memory_returns_run(module: ModuleType) -> None:
     assert doctest.testmod(module).failed == 0

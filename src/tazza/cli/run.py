@@ -258,7 +258,7 @@ def _print(report: RunReport) -> None:
         show_table("Tasks that took most", ("task", "count", "together", "longest"), tasks)
     owners = [
         (
-            one["owner"],
+            one["owner"] if one["accounts"] == 1 else f"{one['owner']} ({one['accounts']})",
             *(format_nbytes(one[key]) for key in ("live", "peak")),
             "none" if one["limit"] is None else format_nbytes(one["limit"]),
             one["ooms"],

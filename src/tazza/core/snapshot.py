@@ -45,7 +45,17 @@ class Holding(NamedTuple):
 
 
 class Balance(NamedTuple):
-    """The figures of one account, in bytes: a context's, or a budget's inside it; `live` includes pending bytes."""
+    """The figures of a context, or of a budget inside it, in bytes; those of one name and place are one row.
+
+    Attributes:
+        owner: names from the context inward.
+        live: granted and not given back, pending bytes included; of all together.
+        peak: the highest `live` of any one.
+        limit: the largest limit of any one; None where one has none.
+        reserve: set aside, of all together.
+        ooms: allocations that were refused, of all together.
+        accounts: how many share the row.
+    """
 
     owner: tuple[str, ...]
     live: int
@@ -53,6 +63,7 @@ class Balance(NamedTuple):
     limit: int | None
     reserve: int = 0
     ooms: int = 0
+    accounts: int = 1
 
 
 class RecordedBlock(NamedTuple):
@@ -115,7 +126,7 @@ class MemorySnapshot:
         total, used: bytes of the device, or of the control group where that is smaller, as the system reports them.
         headings: their bytes add up to `used`.
         holdings: the owners of what is live or pending, largest first.
-        balances: every account of the device: each context's, then the budgets in it.
+        balances: every account of the device, by owner: each context's, then the budgets in it.
         segments: what the pools hold from the device, by ascending address.
         blocks: live memory outside of the pools: NumPy's own arrays, charges for other libraries, and the like.
         largest_placeable: bytes of the largest block that fits into the pools as they are.

@@ -240,7 +240,20 @@ def _balances(sharing: list[DeviceRuntime], foreign: list[ForeignBlock]) -> tupl
                 note(block.account)
     for block in foreign:
         note(block.account)
-    return tuple(
-        Balance(one.path, one.live, one.peak, one.limit, one.reserve, one.ooms)
-        for one in sorted(accounts.values(), key=lambda one: one.path)
+    rows: dict[tuple[str, ...], list[Account]] = {}
+    for account in accounts.values():
+        rows.setdefault(account.path, []).append(account)
+    return tuple(_balance(owner, rows[owner]) for owner in sorted(rows))
+
+
+def _balance(owner: tuple[str, ...], accounts: list[Account]) -> Balance:
+    limits = [one.limit for one in accounts if one.limit is not None]
+    return Balance(
+        owner,
+        live=sum(one.live for one in accounts),
+        peak=max(one.peak for one in accounts),
+        limit=max(limits) if len(limits) == len(accounts) else None,
+        reserve=sum(one.reserve for one in accounts),
+        ooms=sum(one.ooms for one in accounts),
+        accounts=len(accounts),
     )

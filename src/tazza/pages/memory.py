@@ -77,6 +77,7 @@ def account_data(
                 "limit": one.limit,
                 "reserve": one.reserve,
                 "ooms": one.ooms,
+                "accounts": one.accounts,
             }
             for one in balances
         ],

@@ -39,14 +39,15 @@ function showBalances(balances) {
   if (!balances.length) { section("balances", title, "", none("No context is open on the device.")); return; }
   const largest = Math.max(1, ...balances.map((one) => Math.max(one.limit || 0, one.peak)));
   section("balances", title, "Live bytes (pending ones included) against the limit, or against the largest peak where "
-    + "there is no limit; the mark is the peak.", table([
-    ["owner", (one) => one.owner, { key: (one) => one.owner }],
+    + "there is no limit; the mark is the peak. Those of one name are one row, with how many they are: live and reserve "
+    + "of all together, peak and limit of the largest.", table([
+    ["owner", (one) => one.accounts > 1 ? `${one.owner} (${one.accounts})` : one.owner, { key: (one) => one.owner }],
     ["live", (one) => el("span", { text: bytes(one.live), title: exact(one.live) }), { num: true, key: (one) => one.live }],
     ["peak", (one) => el("span", { text: bytes(one.peak), title: exact(one.peak) }), { num: true, key: (one) => one.peak }],
     ["limit", (one) => one.limit === null ? "none" : bytes(one.limit), { num: true, key: (one) => one.limit || 0 }],
     ["reserve", (one) => one.reserve ? bytes(one.reserve) : "-", { num: true, key: (one) => one.reserve }],
     ["refused", (one) => one.ooms, { num: true, key: (one) => one.ooms }],
-    ["", (one) => meter(one.live, one.limit || largest, one.peak)],
+    ["", (one) => meter(one.live, one.limit * one.accounts || largest, one.peak)],
   ], balances, { first: 100 }));
 }
 
