@@ -1,18 +1,22 @@
-"""A directory of its own for the shared segments of one test: other tests, in other processes, sweep too."""
+"""A directory of its own for the shared segments of one test, as other tests, in other processes, sweep too."""
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+import tazza as tz
 from tazza.core import segment
 
-__all__ = ["directory", "names", "use"]
+__all__ = ["ctx", "directory", "names", "needs_names", "numbers", "read", "use"]
 
 SHM = Path("/dev/shm")
 
@@ -47,3 +51,22 @@ def directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         assert _ours() == before
     finally:
         shutil.rmtree(made)
+
+
+@pytest.fixture(params=["cpu", "sim:0"])
+def ctx(request: pytest.FixtureRequest, directory: str) -> Iterator[tz.Context]:
+    with tz.open(request.param) as made:
+        yield made
+        gc.collect()
+        assert made.memory.shared.live == 0
+
+
+def numbers(ctx: tz.Context, count: int = 10) -> tz.Buffer:
+    """A shared array of 0, 1, 2 and so on; the array that wrote it is gone."""
+    made = ctx.memory.shared.allocate(8 * count, dtype="int64", label="numbers")
+    np.asarray(made[:])[:] = range(count)
+    return made
+
+
+def read(buffer: tz.Buffer) -> Any:
+    return np.asarray(buffer[:]).tolist()

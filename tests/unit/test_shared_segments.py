@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import os
 import pickle
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,33 +15,14 @@ import pytest
 import tazza as tz
 from tazza.core import segment
 from tazza.errors import ArgumentError, SharedMemoryError, UsageError
-from tests.unit.shared_world import directory, names, needs_names
+from tests.unit.shared_world import ctx, directory, names, needs_names, numbers, read
 
-__all__ = ["directory"]
+__all__ = ["ctx", "directory"]
 
 pytestmark = needs_names
 
 PAGE = segment.PAGE
 TIMEOUT = 20.0
-
-
-@pytest.fixture(params=["cpu", "sim:0"])
-def ctx(request: pytest.FixtureRequest, directory: str) -> Iterator[tz.Context]:
-    with tz.open(request.param) as made:
-        yield made
-        gc.collect()
-        assert made.memory.shared.live == 0
-
-
-def numbers(ctx: tz.Context, count: int = 10) -> tz.Buffer:
-    """A shared array of 0, 1, 2 and so on; the array that wrote it is gone."""
-    made = ctx.memory.shared.allocate(8 * count, dtype="int64", label="numbers")
-    np.asarray(made[:])[:] = range(count)
-    return made
-
-
-def read(buffer: tz.Buffer) -> Any:
-    return np.asarray(buffer[:]).tolist()
 
 
 # What is not a segment of ours -------------------------------------------------------------------------------------
