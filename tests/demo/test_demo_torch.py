@@ -78,6 +78,26 @@ def test_real_digits_are_learned_with_the_same_loss() -> None:
     assert by_torch.test_accuracy > 0.85
 
 
+def test_the_loss_after_many_steps_differs_by_less_than_rounding_makes_it() -> None:
+    """Rounding grows from step to step: a change of every initial weight by one ulp says how far it takes the loss."""
+
+    def loss(arrays: str, seed: int | None = None) -> float:
+        with tz.open("cpu", seed=0, arrays=arrays) as ctx:
+            training = Training(ctx, Settings(epochs=4))
+            if seed is not None:
+                weights = ctx.to_numpy(training._parameters)
+                up = np.random.default_rng(seed).random(weights.shape) < 0.5
+                training._parameters = ctx.asarray(np.nextafter(weights, np.where(up, np.inf, -np.inf), dtype="f4"))
+            found = training.finish().train_loss
+            assert found is not None
+            return found
+
+    expected = loss("numpy")
+    rounding = max(abs(loss("numpy", seed) - expected) for seed in range(4))
+    assert 0 < rounding < 0.05 * expected
+    assert abs(loss("torch") - expected) <= rounding
+
+
 @pytest.mark.usefixtures("small_digits")
 def test_runs_repeat_and_continue_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "checkpoint"

@@ -19,6 +19,7 @@ from tazza.core.patience import Waiter
 from tazza.errors import BusyError, ClosedError
 from tazza.hot.process import process
 from tests.bad_input.health import TIMEOUT
+from tests.stress.test_threads import settle
 
 T = TypeVar("T")
 SEED = 20
@@ -110,7 +111,8 @@ def test_what_was_granted_too_late_goes_to_the_next(ctx: tz.Context) -> None:
             tasks = [asyncio.create_task(enter(one)) for one in (late, next_one)]
             await asyncio.sleep(0)
             left(holder, frames)
-            assert (late.account.reserve, next_one.account.reserve) == (KIB, 0)
+            # Without a turn of the loop; the helper grants where it is at it already.
+            settle(lambda: (late.account.reserve, next_one.account.reserve) == (KIB, 0), "nothing was granted")
             tasks[0].cancel()
             assert await tasks[1] == "next"
             assert tasks[0].cancelled()
