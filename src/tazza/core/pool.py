@@ -73,6 +73,7 @@ class MemoryPool:
             _Step("pending", self._relieve_pending),
             _Step("own cache", self._relieve_own),
             _Step("other caches", self._relieve_others),
+            _Step("workspaces", self._relieve_workspaces),
             _Step("foreign caches", self._relieve_foreign),
             _Step("handlers", self._ask_handlers),
             _Step("gc", self._collect),
@@ -253,6 +254,10 @@ class MemoryPool:
                 other._relieve_pending(None, nbytes)
                 other._relieve_own(None, nbytes)
         self.runtime.reclaim()
+
+    def _relieve_workspaces(self, refused: Account | None, nbytes: int) -> None:
+        if sum(one.trim() for runtime in self.runtime.sharing() for one in runtime.workspaces.now()):
+            self._regain(nbytes)
 
     def _relieve_foreign(self, refused: Account | None, nbytes: int) -> None:
         for adapter in adapters():

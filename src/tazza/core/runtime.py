@@ -31,6 +31,8 @@ class DeviceRuntime:
         self.pressure = Pressure()
         self.recording: Any = None
         self.budgets: LiveSet[Any] = LiveSet()
+        self.libraries: dict[str, Any] = {}  # states of DNN libraries, by the library's name
+        self.workspaces: LiveSet[Any] = LiveSet()  # their scratch memory, which relief trims
         self.charges: dict[int, ForeignBlock] = {}  # what `Memory.charge` counted, by number
         self.dropped_charges: list[int] = []  # numbers that finalisers left, for `holders.settle_charges`
         self._lanes: dict[str, Any] = {}

@@ -36,9 +36,10 @@ class Stream(StreamCore):
     6
     """
 
-    def __init__(self, context: Any, runner: Runner, *, own: bool) -> None:
+    def __init__(self, context: Any, runner: Runner, *, own: bool = False, lent: bool = False) -> None:
         super().__init__()
         self.runner, self.lane = runner, runner.lane
+        self._is_lent = lent  # the queue is a library state's: it outlives this stream, and serves other contexts
         # The context holds its own stream, so that one must not hold the context; every other stream does.
         self._context: Callable[[], Any] = weakref.ref(context) if own else lambda: context
 
@@ -126,13 +127,19 @@ class Stream(StreamCore):
     # Life ----------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Accept nothing more; helper threads end after what is queued. Idempotent, never blocks."""
+        """Accept nothing more; helper threads end after what is queued. Idempotent, never blocks.
+
+        Raises:
+            UsageError: it is a library state's.
+        """
+        if self._is_lent:
+            raise UsageError(f"{self!r} is a library state's; close the states with DnnWrapper(ctx).close()")
         self.runner.close()
 
     def __del__(self) -> None:
         # One append: closing calls the driver, and a finaliser may run anywhere.
         runner = getattr(self, "runner", None)
-        if runner is not None and not runner.closed:
+        if runner is not None and not self._is_lent and not runner.closed:
             runner.runtime.orphans.append(runner)
 
     def __repr__(self) -> str:

@@ -8,7 +8,21 @@ from typing import Any, cast
 from tazza.dnn.interface import Activation, Array, Pair
 from tazza.errors import ArgumentError
 
-__all__ = ["Window", "check_activation", "check_dtype", "check_float", "check_shape", "pair"]
+__all__ = [
+    "Window",
+    "check_activation",
+    "check_bias",
+    "check_conv",
+    "check_cross_entropy",
+    "check_dtype",
+    "check_float",
+    "check_linear",
+    "check_matmul",
+    "check_matmul_backward",
+    "check_pool",
+    "check_shape",
+    "pair",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,3 +94,84 @@ def check_activation(activation: Activation) -> None:
     """Refuse the name of an unknown activation."""
     if activation not in (None, "relu"):
         raise ArgumentError.of("activation", activation, "None or 'relu'")
+
+
+def check_bias(bias: Array, w: Array) -> None:
+    """Refuse a bias that has not one element for each filter or row of `w`."""
+    check_dtype("bias", bias, w)
+    check_shape("bias", bias, (w.shape[0],))
+
+
+def check_conv(
+    xp: Any, x: Array, w: Array, stride: Pair, padding: Pair, dilation: Pair, groups: int, activation: Activation
+) -> Window:
+    """Return the window of a convolution whose arguments fit."""
+    check_float("x", x, xp)
+    check_dtype("w", w, x)
+    check_shape("x", x, (None, None, None, None))
+    check_activation(activation)
+    if type(groups) is not int or groups < 1 or x.shape[1] % groups:
+        raise ArgumentError.of("groups", groups, f"a divisor of the {x.shape[1]} channels of x")
+    check_shape("w", w, (None, x.shape[1] // groups, None, None))
+    if w.shape[0] % groups or 0 in w.shape:
+        raise ArgumentError.of("w", tuple(w.shape), f"no empty axis, and filters in {groups} groups of equal size")
+    return Window(
+        size=(w.shape[2], w.shape[3]),
+        stride=pair("stride", stride, least=1),
+        padding=pair("padding", padding, least=0),
+        dilation=pair("dilation", dilation, least=1),
+    )
+
+
+def check_linear(xp: Any, x: Array, w: Array, activation: Activation) -> None:
+    """Refuse arguments of a linear layer that do not fit."""
+    check_float("x", x, xp)
+    check_dtype("w", w, x)
+    check_shape("x", x, (None, None))
+    check_shape("w", w, (None, x.shape[1]))
+    check_activation(activation)
+
+
+def check_matmul(xp: Any, a: Array, b: Array) -> None:
+    """Refuse matrices that cannot be multiplied."""
+    check_float("a", a, xp)
+    check_dtype("b", b, a)
+    if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
+        raise ArgumentError.of("b", tuple(b.shape), f"a matrix with as many rows as {tuple(a.shape)} has columns")
+
+
+def check_matmul_backward(xp: Any, dy: Array, a: Array, b: Array) -> None:
+    """Refuse what is no product's gradient with its factors, of equal leading axes."""
+    check_float("a", a, xp)
+    check_dtype("b", b, a)
+    check_dtype("dy", dy, a)
+    if a.ndim < 2:
+        raise ArgumentError.of("a", tuple(a.shape), "a matrix or a stack of matrices")
+    check_shape("b", b, (*a.shape[:-2], a.shape[-1], None))
+    check_shape("dy", dy, (*a.shape[:-1], b.shape[-1]))
+
+
+def check_pool(xp: Any, x: Array, window: Pair, stride: Pair | None, padding: Pair) -> Window:
+    """Return the window of a pooling whose arguments fit."""
+    check_float("x", x, xp)
+    check_shape("x", x, (None, None, None, None))
+    size = pair("window", window, least=1)
+    frame = Window(
+        size=size,
+        stride=size if stride is None else pair("stride", stride, least=1),
+        padding=pair("padding", padding, least=0),
+    )
+    if any(2 * border > extent for border, extent in zip(frame.padding, size, strict=True)):
+        raise ArgumentError.of("padding", padding, f"at most half of the window {size}")
+    return frame
+
+
+def check_cross_entropy(xp: Any, logits: Array, labels: Array, reduction: str) -> None:
+    """Refuse logits and labels that do not fit."""
+    check_float("logits", logits, xp)
+    check_shape("logits", logits, (None, None))
+    check_shape("labels", labels, (logits.shape[0],))
+    if not xp.isdtype(labels.dtype, "integral"):
+        raise ArgumentError.of("labels", labels.dtype, "an integer dtype")
+    if reduction not in ("mean", "sum"):
+        raise ArgumentError.of("reduction", reduction, "'mean' or 'sum'")

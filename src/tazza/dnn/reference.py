@@ -10,7 +10,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal, final
 
-from tazza.dnn.checks import Window, check_activation, check_dtype, check_float, check_shape, pair
+from tazza.dnn.checks import (
+    Window,
+    check_bias,
+    check_conv,
+    check_cross_entropy,
+    check_dtype,
+    check_float,
+    check_linear,
+    check_matmul,
+    check_matmul_backward,
+    check_pool,
+    check_shape,
+)
 from tazza.dnn.interface import Activation, Array, Dnn, Pair
 from tazza.errors import ArgumentError
 
@@ -48,7 +60,7 @@ class ReferenceDnn(Dnn):
         groups: int = 1,
         activation: Activation = None,
     ) -> Array:
-        window = self._check_conv(x, w, stride, padding, dilation, groups, activation)
+        window = check_conv(self._xp, x, w, stride, padding, dilation, groups, activation)
         output = window.output(x.shape[2:])
         y = self._xp.matmul(_grouped_filters(self._xp, w, groups), self._patches(x, window, output, groups))
         y = self._xp.reshape(y, (x.shape[0], w.shape[0], *output))
@@ -69,7 +81,7 @@ class ReferenceDnn(Dnn):
         need_dx: bool = True,
     ) -> tuple[Array | None, Array, Array]:
         xp = self._xp
-        window = self._check_conv(x, w, stride, padding, dilation, groups, activation)
+        window = check_conv(self._xp, x, w, stride, padding, dilation, groups, activation)
         output = window.output(x.shape[2:])
         dy = self._start_backward(dy, y, x, (x.shape[0], w.shape[0], *output), activation)
         rows = xp.reshape(dy, (x.shape[0], groups, w.shape[0] // groups, -1))
@@ -83,7 +95,7 @@ class ReferenceDnn(Dnn):
         return dx, xp.reshape(dw, w.shape), dbias
 
     def linear(self, x: Array, w: Array, bias: Array | None = None, *, activation: Activation = None) -> Array:
-        self._check_linear(x, w, activation)
+        check_linear(self._xp, x, w, activation)
         return self._finish(self._xp.matmul(x, w.T), bias, w, (1, -1), activation)
 
     def linear_backward(
@@ -96,27 +108,18 @@ class ReferenceDnn(Dnn):
         activation: Activation = None,
         need_dx: bool = True,
     ) -> tuple[Array | None, Array, Array]:
-        self._check_linear(x, w, activation)
+        check_linear(self._xp, x, w, activation)
         dy = self._start_backward(dy, y, x, (x.shape[0], w.shape[0]), activation)
         dx = self._xp.matmul(dy, w) if need_dx else None
         return dx, self._xp.matmul(dy.T, x), self._xp.sum(dy, axis=0)
 
     def matmul(self, a: Array, b: Array) -> Array:
-        check_float("a", a, self._xp)
-        check_dtype("b", b, a)
-        if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
-            raise ArgumentError.of("b", tuple(b.shape), f"a matrix with as many rows as {tuple(a.shape)} has columns")
+        check_matmul(self._xp, a, b)
         return self._xp.matmul(a, b)
 
     def matmul_backward(self, dy: Array, a: Array, b: Array) -> tuple[Array, Array]:
         xp = self._xp
-        check_float("a", a, xp)
-        check_dtype("b", b, a)
-        check_dtype("dy", dy, a)
-        if a.ndim < 2:
-            raise ArgumentError.of("a", tuple(a.shape), "a matrix or a stack of matrices")
-        check_shape("b", b, (*a.shape[:-2], a.shape[-1], None))
-        check_shape("dy", dy, (*a.shape[:-1], b.shape[-1]))
+        check_matmul_backward(xp, dy, a, b)
         return xp.matmul(dy, xp.matrix_transpose(b)), xp.matmul(xp.matrix_transpose(a), dy)
 
     def relu(self, x: Array) -> Array:
@@ -130,7 +133,7 @@ class ReferenceDnn(Dnn):
         return self._xp.where(y > 0, dy, self._xp.zeros((), dtype=y.dtype))
 
     def max_pool2d(self, x: Array, window: Pair, *, stride: Pair | None = None, padding: Pair = 0) -> Array:
-        frame = self._check_pool(x, window, stride, padding)
+        frame = check_pool(self._xp, x, window, stride, padding)
         padded = self._pad(x, frame, -self._xp.inf)
         slices = _slices(frame, frame.output(x.shape[2:]))
         y = self._xp.asarray(padded[next(slices)], copy=True)
@@ -142,7 +145,7 @@ class ReferenceDnn(Dnn):
         self, dy: Array, x: Array, y: Array, window: Pair, *, stride: Pair | None = None, padding: Pair = 0
     ) -> Array:
         xp = self._xp
-        frame = self._check_pool(x, window, stride, padding)
+        frame = check_pool(self._xp, x, window, stride, padding)
         output = frame.output(x.shape[2:])
         for name, array in (("dy", dy), ("y", y)):
             check_dtype(name, array, x)
@@ -160,13 +163,7 @@ class ReferenceDnn(Dnn):
         self, logits: Array, labels: Array, *, reduction: Literal["mean", "sum"] = "mean"
     ) -> tuple[Array, Array]:
         xp = self._xp
-        check_float("logits", logits, xp)
-        check_shape("logits", logits, (None, None))
-        check_shape("labels", labels, (logits.shape[0],))
-        if not xp.isdtype(labels.dtype, "integral"):
-            raise ArgumentError.of("labels", labels.dtype, "an integer dtype")
-        if reduction not in ("mean", "sum"):
-            raise ArgumentError.of("reduction", reduction, "'mean' or 'sum'")
+        check_cross_entropy(xp, logits, labels, reduction)
         shifted = logits - xp.max(logits, axis=1, keepdims=True)
         exponentials = xp.exp(shifted)
         total = xp.sum(exponentials, axis=1, keepdims=True)
@@ -181,8 +178,7 @@ class ReferenceDnn(Dnn):
 
     def _finish(self, y: Array, bias: Array | None, w: Array, spread: tuple[int, ...], activation: Activation) -> Array:
         if bias is not None:
-            check_dtype("bias", bias, w)
-            check_shape("bias", bias, (w.shape[0],))
+            check_bias(bias, w)
             y = y + self._xp.reshape(bias, spread)
         return self.relu(y) if activation == "relu" else y
 
@@ -220,47 +216,6 @@ class ReferenceDnn(Dnn):
         padded = self._xp.full(_padded_shape(x, window), value, dtype=x.dtype)
         padded[_inside(padded, window)] = x
         return padded
-
-    # Checks --------------------------------------------------------------------------------------------------------
-
-    def _check_conv(
-        self, x: Array, w: Array, stride: Pair, padding: Pair, dilation: Pair, groups: int, activation: Activation
-    ) -> Window:
-        check_float("x", x, self._xp)
-        check_dtype("w", w, x)
-        check_shape("x", x, (None, None, None, None))
-        check_activation(activation)
-        if type(groups) is not int or groups < 1 or x.shape[1] % groups:
-            raise ArgumentError.of("groups", groups, f"a divisor of the {x.shape[1]} channels of x")
-        check_shape("w", w, (None, x.shape[1] // groups, None, None))
-        if w.shape[0] % groups or 0 in w.shape:
-            raise ArgumentError.of("w", tuple(w.shape), f"no empty axis, and filters in {groups} groups of equal size")
-        return Window(
-            size=(w.shape[2], w.shape[3]),
-            stride=pair("stride", stride, least=1),
-            padding=pair("padding", padding, least=0),
-            dilation=pair("dilation", dilation, least=1),
-        )
-
-    def _check_linear(self, x: Array, w: Array, activation: Activation) -> None:
-        check_float("x", x, self._xp)
-        check_dtype("w", w, x)
-        check_shape("x", x, (None, None))
-        check_shape("w", w, (None, x.shape[1]))
-        check_activation(activation)
-
-    def _check_pool(self, x: Array, window: Pair, stride: Pair | None, padding: Pair) -> Window:
-        check_float("x", x, self._xp)
-        check_shape("x", x, (None, None, None, None))
-        size = pair("window", window, least=1)
-        frame = Window(
-            size=size,
-            stride=size if stride is None else pair("stride", stride, least=1),
-            padding=pair("padding", padding, least=0),
-        )
-        if any(2 * border > extent for border, extent in zip(frame.padding, size, strict=True)):
-            raise ArgumentError.of("padding", padding, f"at most half of the window {size}")
-        return frame
 
 
 def _grouped_filters(xp: Any, w: Array, groups: int) -> Array:

@@ -1,0 +1,380 @@
+"""`Dnn` through a library's plans: what ``ctx.dnn`` is."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple, final
+
+import numpy as np
+
+from tazza.core.context import Context
+from tazza.dnn.interface import Activation, Array, Dnn, Pair
+from tazza.dnn.library import Algorithm, Choice, Layout, Library, Operation, Plan
+from tazza.dnn.operations import OPERATIONS, Output
+from tazza.dnn.plans import CacheInfo, PlanCache
+from tazza.dnn.reference_library import ReferenceLibrary
+from tazza.dnn.state import DnnState, DnnStates, states_of
+from tazza.errors import ArgumentError, ClosedError, OutOfMemoryError, UnsupportedError
+from tazza.util.log import info
+from tazza.util.text import parse_nbytes
+from tazza.util.threads import thread_limit
+
+__all__ = ["PlannedDnn"]
+
+_ALGORITHMS = ("heuristic", "measure", "deterministic")
+_CHANNELS_LAST = (0, 2, 3, 1)
+_reference = ReferenceLibrary()
+
+
+class _Call(NamedTuple):
+    """A plan with what has to be made around it."""
+
+    plan: Plan
+    states: DnnStates
+    outputs: tuple[tuple[tuple[int, ...], Any, bool] | None, ...]  # shape, dtype, channels last
+
+
+@final
+class PlannedDnn(Dnn):
+    """The operations of `Dnn` on a context's arrays, done by a library in one of the device's states.
+
+    Results are fresh arrays of the context's library, in memory of its pool, with the order of axes in memory that the
+    first input has. On the CPU, and inside launched functions, a call is over when it returns.
+
+    Args:
+        ctx: the context.
+        library: does the work.
+        choice: how plans are chosen.
+        fallback: operations that the library lacks are done by the reference, with one line in the log
+            ``tazza.dnn`` for each; else they raise.
+        state: index of the state to use; None takes an idle one.
+
+    Attributes:
+        name: the library's.
+
+    >>> import tazza as tz
+    >>> with tz.open("cpu") as ctx:
+    ...     x, w = ctx.xp.ones((1, 1, 4, 4), dtype="float32"), ctx.xp.ones((2, 1, 3, 3), dtype="float32")
+    ...     ctx.dnn.conv2d(x, w, padding=1, activation="relu")[0, 0, 0]
+    array([4., 6., 6., 4.], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        ctx: Context,
+        library: Library,
+        choice: Choice = Choice(),  # noqa: B008  a frozen value
+        *,
+        fallback: bool = False,
+        state: int | None = None,
+    ) -> None:
+        self._context = weakref.ref(ctx)
+        self.library, self.name = library, library.name
+        self._choice, self._fallback, self._index = choice, fallback, state
+        runtime = ctx.own_stream.runtime
+        self._states = states_of(runtime, library)
+        self._cache: PlanCache[_Call] = self._states.plans
+        self._cores = max(1, len(ctx.device.cores))
+        self._first = choice, fallback
+
+    def configured(
+        self,
+        *,
+        algorithm: Algorithm | None = None,
+        max_workspace: int | str | None = None,
+        seconds: float | None = None,
+        fallback: bool | None = None,
+        state: int | None = None,
+    ) -> PlannedDnn:
+        """Return the same operations, chosen and done in another way; what is None stays as it is.
+
+        Args:
+            algorithm: ``"heuristic"``, the library's own choice; ``"measure"``, which times candidates on made-up
+                data when an operation is new; ``"deterministic"``, only what gives equal bits on every run.
+            max_workspace: bytes of scratch memory that a call may need.
+            seconds: how long measuring one operation may take.
+            fallback: let the reference do what the library lacks.
+            state: index of the library state to use.
+
+        Raises:
+            ArgumentError: a value is none of these.
+        """
+        if algorithm is not None and algorithm not in _ALGORITHMS:
+            raise ArgumentError.of("algorithm", algorithm, f"one of {', '.join(_ALGORITHMS)}")
+        ctx, choice = self._ctx(), self._choice
+        if max_workspace is not None:
+            choice = replace(choice, max_workspace=parse_nbytes(max_workspace, argument="max_workspace"))
+        choice = replace(
+            choice,
+            algorithm=choice.algorithm if algorithm is None else algorithm,
+            seconds=choice.seconds if seconds is None else float(seconds),
+        )
+        return PlannedDnn(
+            ctx,
+            self.library,
+            choice,
+            fallback=self._fallback if fallback is None else bool(fallback),
+            state=self._index if state is None else state,
+        )
+
+    def plan(self, name: str, *inputs: Array | None, want_first: bool = True, **options: Any) -> Plan:
+        """Return the plan that a call with these arguments uses, made if need be; nothing is computed.
+
+        Args:
+            name: of the operation, as in `tazza.dnn.operations`.
+            inputs: in that table's order.
+            want_first: whether an optional first output (``dx``) is wanted.
+            options: in that table's names, all of them.
+        """
+        kind = OPERATIONS.get(name)
+        if kind is None:
+            raise ArgumentError.of("name", name, f"one of {', '.join(OPERATIONS)}")
+        if set(options) != set(kind.options) or len(inputs) != len(kind.inputs):
+            raise ArgumentError(f"{name} takes {', '.join(kind.inputs)} and the options {', '.join(kind.options)}")
+        arrays = self._arrays(inputs)
+        return self._call(name, arrays, tuple(options[one] for one in kind.options), want_first, self._choice).plan
+
+    def plans(self) -> CacheInfo:
+        """How the cache of plans did, for all contexts of the device."""
+        return self._cache.info()
+
+    # Operations ----------------------------------------------------------------------------------------------------
+
+    def conv2d(
+        self,
+        x: Array,
+        w: Array,
+        bias: Array | None = None,
+        *,
+        stride: Pair = 1,
+        padding: Pair = 0,
+        dilation: Pair = 1,
+        groups: int = 1,
+        activation: Activation = None,
+    ) -> Array:
+        return self._do("conv2d", (x, w, bias), (stride, padding, dilation, groups, activation))[0]
+
+    def conv2d_backward(
+        self,
+        dy: Array,
+        x: Array,
+        w: Array,
+        *,
+        y: Array | None = None,
+        stride: Pair = 1,
+        padding: Pair = 0,
+        dilation: Pair = 1,
+        groups: int = 1,
+        activation: Activation = None,
+        need_dx: bool = True,
+    ) -> tuple[Array | None, Array, Array]:
+        options = stride, padding, dilation, groups, activation
+        dx, dw, dbias = self._do("conv2d.backward", (dy, x, w, y), options, need_dx)
+        return dx, dw, dbias
+
+    def linear(self, x: Array, w: Array, bias: Array | None = None, *, activation: Activation = None) -> Array:
+        return self._do("linear", (x, w, bias), (activation,))[0]
+
+    def linear_backward(
+        self,
+        dy: Array,
+        x: Array,
+        w: Array,
+        *,
+        y: Array | None = None,
+        activation: Activation = None,
+        need_dx: bool = True,
+    ) -> tuple[Array | None, Array, Array]:
+        dx, dw, dbias = self._do("linear.backward", (dy, x, w, y), (activation,), need_dx)
+        return dx, dw, dbias
+
+    def matmul(self, a: Array, b: Array) -> Array:
+        return self._do("matmul", (a, b), ())[0]
+
+    def matmul_backward(self, dy: Array, a: Array, b: Array) -> tuple[Array, Array]:
+        da, db = self._do("matmul.backward", (dy, a, b), ())
+        return da, db
+
+    def relu(self, x: Array) -> Array:
+        return self._do("relu", (x,), ())[0]
+
+    def relu_backward(self, dy: Array, y: Array) -> Array:
+        return self._do("relu.backward", (dy, y), ())[0]
+
+    def max_pool2d(self, x: Array, window: Pair, *, stride: Pair | None = None, padding: Pair = 0) -> Array:
+        return self._do("max_pool2d", (x,), (window, stride, padding))[0]
+
+    def max_pool2d_backward(
+        self, dy: Array, x: Array, y: Array, window: Pair, *, stride: Pair | None = None, padding: Pair = 0
+    ) -> Array:
+        return self._do("max_pool2d.backward", (dy, x, y), (window, stride, padding))[0]
+
+    def softmax_cross_entropy(
+        self, logits: Array, labels: Array, *, reduction: Literal["mean", "sum"] = "mean"
+    ) -> tuple[Array, Array]:
+        loss, dlogits = self._do("softmax_cross_entropy", (logits, labels), (reduction,))
+        return loss, dlogits
+
+    # One call ------------------------------------------------------------------------------------------------------
+
+    def _do(
+        self, name: str, inputs: Sequence[Array | None], options: tuple[Any, ...], want_first: bool = True
+    ) -> list[Array]:
+        ctx = self._ctx()
+        arrays = self._arrays(inputs)
+        call = self._call(name, arrays, options, want_first, self._choice)
+        results: list[Array] = []
+        for output in call.outputs:
+            made = plain = None
+            if output is not None:
+                made, plain = _make(ctx, *output)
+            results.append(made)
+            arrays.append(plain)
+        states = call.states
+        state = states.in_turn()
+        if state is not None:
+            with state.entered(ctx.stream):
+                self._run(state, call, arrays)
+            return results
+        synced = states.hold_idle() if self._index is None else states.at(self._index)
+        if self._index is not None:
+            synced.hold(None)
+        try:
+            state = synced.state
+            assert state is not None
+            with state.entered(ctx.stream):
+                self._run(state, call, arrays)
+        finally:
+            synced.let_go()
+        return results
+
+    def _run(self, state: DnnState, call: _Call, arrays: list[Any]) -> None:
+        plan = call.plan
+        if plan.workspace_bytes == 0:
+            plan.execute(state, arrays, None)
+            return
+        try:
+            lease = state.workspace.get(plan.workspace_bytes)
+        except OutOfMemoryError as error:
+            plan, lease = self._smaller(state, plan, error)
+        with lease:
+            plan.execute(state, arrays, lease)
+
+    def _smaller(self, state: DnnState, plan: Plan, error: OutOfMemoryError) -> tuple[Plan, Any]:
+        """Ask for plans that need less and less, until there is room for one."""
+        most = plan.workspace_bytes
+        while most > 0:
+            most //= 2
+            try:
+                plan = self._compiled(plan.operation, replace(self._choice, max_workspace=most))
+                return plan, state.workspace.get(plan.workspace_bytes)
+            except UnsupportedError:
+                break
+            except OutOfMemoryError as again:
+                error = again
+        raise error
+
+    def _compiled(self, operation: Operation, choice: Choice) -> Plan:
+        return self._states.smaller.get((operation, choice), lambda: self.library.compile(operation, choice))
+
+    def _call(
+        self,
+        name: str,
+        arrays: Sequence[Any],
+        options: tuple[Any, ...],
+        want_first: bool,
+        choice: Choice,
+    ) -> _Call:
+        layouts = tuple([None if one is None else (one.dtype, one.shape, one.strides) for one in arrays])
+        threads = thread_limit() or self._cores
+        key = name, layouts, options, want_first, threads, choice, self._fallback
+        try:
+            return self._cache.get(key, lambda: self._choose(name, arrays, options, want_first, threads, choice))
+        except TypeError:  # an option that cannot be hashed is no option: the checks say what it should be
+            return self._choose(name, arrays, options, want_first, threads, choice)
+
+    def _choose(
+        self,
+        name: str,
+        arrays: Sequence[Any],
+        options: tuple[Any, ...],
+        want_first: bool,
+        threads: int,
+        choice: Choice,
+    ) -> _Call:
+        described = OPERATIONS[name].describe(arrays, options, want_first)
+        outputs = tuple(
+            None if one is None else (one.shape, arrays[one.like].dtype, _is_channels_last(arrays[one.like], one))
+            for one in described.outputs
+        )
+        operation = Operation(
+            name,
+            tuple(None if one is None else _layout(one.dtype, one.shape, one.strides) for one in arrays),
+            tuple(None if one is None else _planned_layout(*one) for one in outputs),
+            described.options,
+            threads,
+        )
+        dtype = next(one.dtype for one in operation.inputs if one is not None)
+        if self.library.supports(name, dtype=dtype):
+            return _Call(self.library.compile(operation, choice), self._states, outputs)
+        if not self._fallback or not _reference.supports(name, dtype=dtype):
+            raise UnsupportedError(
+                f"{self.library.name} {self.library.version} has no {name} for {dtype}; convert the arrays, or allow the "
+                "reference with ctx.dnn.configured(fallback=True)"
+            )
+        info("tazza.dnn", "%s for %s is done by the reference: %s lacks it", name, dtype, self.library.name)
+        ctx = self._ctx()
+        return _Call(_reference.compile(operation, choice), states_of(ctx.own_stream.runtime, _reference), outputs)
+
+    def _arrays(self, inputs: Sequence[Array | None]) -> list[Any]:
+        """The inputs as NumPy arrays over the same memory."""
+        library = self._ctx().arrays
+        library.check_eager()
+        return [one if one is None or type(one) is np.ndarray else _plain(library, one) for one in inputs]
+
+    def _ctx(self) -> Any:
+        ctx = self._context()
+        if ctx is None:
+            raise ClosedError("the context of these operations is gone; keep it while they are used")
+        return ctx
+
+
+def _plain(library: Any, value: Any) -> Any:
+    plain = library.plain(value)
+    if not isinstance(plain, np.ndarray):
+        raise ArgumentError(f"got {type(value).__name__}, expected an array of {library.name}; ctx.asarray makes one")
+    return plain
+
+
+def _is_channels_last(array: Any, output: Output) -> bool:
+    """Tell whether an output of images should lie in memory as its input does: channels innermost."""
+    if array.ndim != 4 or len(output.shape) != 4 or array.flags.c_contiguous:
+        return False
+    return bool(array.transpose(0, 2, 3, 1).flags.c_contiguous)
+
+
+def _make(ctx: Any, shape: tuple[int, ...], dtype: Any, channels_last: bool) -> tuple[Array, Any]:
+    """Make an array and its NumPy view."""
+    if not channels_last:
+        made = ctx.empty(shape, dtype)
+        return made, made if type(made) is np.ndarray else ctx.arrays.plain(made, writes=True)
+    count, channels, height, width = shape
+    dense = ctx.empty((count, height, width, channels), dtype)
+    plain = dense if type(dense) is np.ndarray else ctx.arrays.plain(dense, writes=True)
+    turned = dense.transpose(0, 3, 1, 2) if dense is plain else dense.permute(0, 3, 1, 2)
+    return turned, plain.transpose(0, 3, 1, 2)
+
+
+def _layout(dtype: Any, shape: tuple[int, ...], strides: tuple[int, ...]) -> Layout:
+    return Layout(dtype.name, shape, tuple(step // dtype.itemsize for step in strides))
+
+
+def _planned_layout(shape: tuple[int, ...], dtype: Any, channels_last: bool) -> Layout:
+    order = _CHANNELS_LAST if channels_last else range(len(shape))
+    strides, step = [0] * len(shape), 1
+    for axis in reversed(tuple(order)):
+        strides[axis] = step
+        step *= max(1, shape[axis])
+    return Layout(dtype.name, shape, tuple(strides))
