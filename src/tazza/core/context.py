@@ -88,6 +88,7 @@ class Context(ContextCore):
         #: Counters (epoch, step), the generator and registered objects, as `save` writes them.
         self.state = State(self._generator, self.arrays.stored, self.arrays.restored, spec=self.spec.as_dict())
         self._last_saved: str | None = None
+        self._dnn: Any = None
         runtime.add_context(self)
 
     # Streams and order ---------------------------------------------------------------------------------------------
@@ -291,8 +292,13 @@ class Context(ContextCore):
 
     @property
     def dnn(self) -> Any:
-        """Deep-learning operations on this context's arrays; the plain reference until a library is installed."""
-        return registry.load("dnn.reference")(self.xp)
+        """Deep-learning operations on this context's arrays, by the library that the spec names.
+
+        With ``dnn="auto"`` that is the best one installed for the device, the plain reference at the last.
+        """
+        if self._dnn is None:
+            self._dnn = registry.load("dnn")(self)
+        return self._dnn
 
     # Memory, state, health -----------------------------------------------------------------------------------------
 

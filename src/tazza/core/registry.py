@@ -76,7 +76,7 @@ _NAMES: dict[str, str] = {
     "arrays.device.numpy": "tazza.arrays.device_numpy:DeviceNumpy",
     "context.cpu": "tazza.contexts.cpu:CPUContext",
     "foreign.describe": "tazza.core.foreign:describe",
-    "dnn.reference": "tazza.dnn.reference:ReferenceDnn",
+    "dnn": "tazza.dnn.choosing:dnn_of",
     "pages.memory": "tazza.pages.memory:write",
     "pages.torch_snapshot": "tazza.pages.torch_snapshot:write",
     "sim.driver": "tazza.drivers.sim.driver:SimDriver",

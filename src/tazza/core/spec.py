@@ -27,6 +27,7 @@ class Spec:
         pool: ``"caching"`` or ``"direct"``.
         transfer: implicit moves of task results between devices: ``"allow"``, ``"log"`` or ``"disallow"``.
         deterministic: libraries choose algorithms that give equal bits on one machine.
+        dnn: the deep-learning library: ``"auto"`` or ``"reference"``.
         max_queued: submissions that a stream holds before it is full.
 
     >>> import tazza as tz
@@ -42,6 +43,7 @@ class Spec:
     transfer: str = "allow"
     deterministic: bool = False
     max_queued: int = 1024
+    dnn: str = "auto"
 
     def __post_init__(self) -> None:
         if self.memory_limit is not None:

@@ -4,6 +4,36 @@ from tazza.dnn.interface import Activation as Activation
 from tazza.dnn.interface import Array as Array
 from tazza.dnn.interface import Dnn as Dnn
 from tazza.dnn.interface import Pair as Pair
+from tazza.dnn.library import Choice as Choice
+from tazza.dnn.library import Layout as Layout
+from tazza.dnn.library import Library as Library
+from tazza.dnn.library import Operation as Operation
+from tazza.dnn.library import Plan as Plan
+from tazza.dnn.planned import PlannedDnn as PlannedDnn
 from tazza.dnn.reference import ReferenceDnn as ReferenceDnn
+from tazza.dnn.reference_library import ReferenceLibrary as ReferenceLibrary
+from tazza.dnn.state import DnnState as DnnState
+from tazza.dnn.state import SyncedDnnState as SyncedDnnState
+from tazza.dnn.workspace import DnnWorkspace as DnnWorkspace
+from tazza.dnn.workspace import Lease as Lease
+from tazza.dnn.wrapper import DnnWrapper as DnnWrapper
 
-__all__ = ["Activation", "Array", "Dnn", "Pair", "ReferenceDnn"]
+__all__ = [
+    "Activation",
+    "Array",
+    "Choice",
+    "Dnn",
+    "DnnState",
+    "DnnWorkspace",
+    "DnnWrapper",
+    "Layout",
+    "Lease",
+    "Library",
+    "Operation",
+    "Pair",
+    "Plan",
+    "PlannedDnn",
+    "ReferenceDnn",
+    "ReferenceLibrary",
+    "SyncedDnnState",
+]

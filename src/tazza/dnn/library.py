@@ -97,11 +97,13 @@ class Library(abc.ABC):
         name: for reports, specs and checkpoints.
         version: of the library itself.
         survives_fork: whether it can be used in a child of a process that used it.
+        was_used: whether a handle was ever opened.
     """
 
     name: str
     version: str
     survives_fork: bool = True
+    was_used: bool = False
 
     @abc.abstractmethod
     def supports(self, feature: str, *, dtype: str = "float32") -> bool:

@@ -77,7 +77,6 @@ class PlannedDnn(Dnn):
         self._states = states_of(runtime, library)
         self._cache: PlanCache[_Call] = self._states.plans
         self._cores = max(1, len(ctx.device.cores))
-        self._first = choice, fallback
 
     def configured(
         self,
@@ -277,7 +276,8 @@ class PlannedDnn(Dnn):
         raise error
 
     def _compiled(self, operation: Operation, choice: Choice) -> Plan:
-        return self._states.smaller.get((operation, choice), lambda: self.library.compile(operation, choice))
+        plan: Plan = self._states.smaller.get((operation, choice), lambda: self.library.compile(operation, choice))
+        return plan
 
     def _call(
         self,
@@ -321,8 +321,8 @@ class PlannedDnn(Dnn):
             return _Call(self.library.compile(operation, choice), self._states, outputs)
         if not self._fallback or not _reference.supports(name, dtype=dtype):
             raise UnsupportedError(
-                f"{self.library.name} {self.library.version} has no {name} for {dtype}; convert the arrays, or allow the "
-                "reference with ctx.dnn.configured(fallback=True)"
+                f"{self.library.name} {self.library.version} has no {name} for {dtype}; convert the arrays, or allow "
+                "the reference with ctx.dnn.configured(fallback=True)"
             )
         info("tazza.dnn", "%s for %s is done by the reference: %s lacks it", name, dtype, self.library.name)
         ctx = self._ctx()

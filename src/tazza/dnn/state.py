@@ -17,6 +17,7 @@ from tazza.core.runner import Runner
 from tazza.core.runtime import DeviceRuntime
 from tazza.core.stream import Stream, make_runner
 from tazza.dnn.library import Library
+from tazza.dnn.plans import PlanCache
 from tazza.dnn.workspace import DnnWorkspace, Lease, check_lease
 from tazza.errors import (
     ArgumentError,
@@ -304,7 +305,7 @@ class _Held:
 class StateInfo(NamedTuple):
     """What is known of one state: bytes that its workspace holds, held at most and leases now, and its calls so far."""
 
-    index: int
+    number: int
     workspace_bytes: int
     workspace_peak: int
     leased_bytes: int
@@ -313,10 +314,12 @@ class StateInfo(NamedTuple):
 
 @final
 class DnnStates:
-    """All states of one library on one device; `DnnWrapper` is what users see of it."""
+    """All states and plans of one library on one device; `DnnWrapper` is what users see of it."""
 
     def __init__(self, library: Library, runtime: DeviceRuntime) -> None:
         self.library, self._runtime = library, runtime
+        self.plans: PlanCache[Any] = PlanCache()
+        self.smaller: PlanCache[Any] = PlanCache(64)  # asked for where memory was short
         self._states: dict[int, SyncedDnnState] = {}
         self._lock = threading.Lock()
         self._handles = threading.local()
@@ -374,4 +377,5 @@ def states_of(runtime: DeviceRuntime, library: Library) -> DnnStates:
         found = runtime.libraries.get(library.name)
         if found is None:
             found = runtime.libraries[library.name] = DnnStates(library, runtime)
-        return found  # type: ignore[no-any-return]
+        states: DnnStates = found
+        return states
