@@ -15,6 +15,7 @@ from tazza.hot import after_fork
 __all__ = ["LIBRARIES", "dnn_of", "library_named"]
 
 LIBRARIES: dict[str, str] = {
+    "onednn": "tazza.dnn.onednn:OnednnLibrary",
     "reference": "tazza.dnn.reference_library:ReferenceLibrary",
 }
 """By name, best first: what makes each, or raises `BackendUnavailableError` that says what to install."""

@@ -1,0 +1,165 @@
+"""Dense layers and matrix products, forward and backward."""
+
+from __future__ import annotations
+
+from tazza.dnn.library import Layout, Operation
+from tazza.dnn.onednn import binding
+from tazza.dnn.onednn.elementwise import through_relu
+from tazza.dnn.onednn.recipe import Recipe, Slot, Strategy, dense
+
+__all__ = ["linear", "linear_backward", "linear_strategies", "matmul", "matmul_backward", "matmul_strategies"]
+
+
+def linear_strategies(operation: Operation) -> tuple[Strategy, ...]:
+    """Ways to do ``linear`` and its backward, best first."""
+    return Strategy("given"), Strategy("any"), Strategy("given", 1)
+
+
+def matmul_strategies(operation: Operation) -> tuple[Strategy, ...]:
+    """Ways to do ``matmul`` and its backward, best first: matrices with gaps or turned axes are copied if need be."""
+    return Strategy("given"), Strategy("dense"), Strategy("any"), Strategy("given", 1), Strategy("dense", 1)
+
+
+def linear(recipe: Recipe) -> None:
+    """Add the steps of ``linear``."""
+    x, w, y = recipe.array(0), recipe.array(1), recipe.array(3)
+    bias = None if recipe.operation.inputs[2] is None else recipe.array(2)
+    descriptor = recipe.choose(
+        "dnnl_inner_product_forward_primitive_desc_create",
+        binding.FORWARD_INFERENCE,
+        _wanted(recipe, 0),
+        _free(recipe, 1),
+        None if bias is None else bias.layout,
+        _wanted(recipe, 3),
+        recipe.attributes(relu=recipe.operation.options[0] == "relu"),
+    )
+    arguments = {
+        binding.SRC: recipe.into(x, recipe.layout(descriptor, binding.SRC)),
+        binding.WEIGHTS: recipe.weights(1, w, recipe.layout(descriptor, binding.WEIGHTS)),
+    }
+    if bias is not None:
+        arguments[binding.BIAS] = bias
+    recipe.onto(
+        recipe.layout(descriptor, binding.DST),
+        y,
+        lambda slot: recipe.add(descriptor, {**arguments, binding.DST: slot}),
+    )
+
+
+def linear_backward(recipe: Recipe) -> None:
+    """Add the steps of ``linear.backward``."""
+    dy, x, dw, dbias = recipe.array(0), recipe.array(1), recipe.array(5), recipe.array(6)
+    if recipe.operation.options[0] == "relu":
+        dy = through_relu(recipe, dy, recipe.array(3))
+    hint = recipe.choose(
+        "dnnl_inner_product_forward_primitive_desc_create",
+        binding.FORWARD_TRAINING,
+        _wanted(recipe, 1),
+        _free(recipe, 2),
+        None,
+        _wanted(recipe, 0),
+        recipe.attributes(),
+        skip=0,
+    )
+    weights = recipe.choose(
+        "dnnl_inner_product_backward_weights_primitive_desc_create",
+        _wanted(recipe, 1),
+        _free(recipe, 2),
+        dbias.layout,
+        _wanted(recipe, 0),
+        hint,
+        recipe.attributes(),
+    )
+    arguments = {
+        binding.SRC: recipe.into(x, recipe.layout(weights, binding.SRC)),
+        binding.DIFF_DST: recipe.into(dy, recipe.layout(weights, binding.DIFF_DST)),
+        binding.DIFF_BIAS: dbias,
+    }
+    recipe.onto(
+        recipe.layout(weights, binding.DIFF_WEIGHTS),
+        dw,
+        lambda slot: recipe.add(weights, {**arguments, binding.DIFF_WEIGHTS: slot}),
+    )
+    if recipe.operation.outputs[0] is not None:
+        _linear_data(recipe, dy, hint)
+
+
+def _linear_data(recipe: Recipe, dy: Slot, hint: int) -> None:
+    data = recipe.choose(
+        "dnnl_inner_product_backward_data_primitive_desc_create",
+        _wanted(recipe, 4),
+        _free(recipe, 2),
+        _wanted(recipe, 0),
+        hint,
+        recipe.attributes(),
+    )
+    arguments = {
+        binding.DIFF_DST: recipe.into(dy, recipe.layout(data, binding.DIFF_DST)),
+        binding.WEIGHTS: recipe.weights(2, recipe.array(2), recipe.layout(data, binding.WEIGHTS)),
+    }
+    recipe.onto(
+        recipe.layout(data, binding.DIFF_SRC),
+        recipe.array(4),
+        lambda slot: recipe.add(data, {**arguments, binding.DIFF_SRC: slot}),
+    )
+
+
+def matmul(recipe: Recipe) -> None:
+    """Add the steps of ``matmul``: leading axes broadcast."""
+    count = len(recipe.given(2).shape)
+    _product(recipe, _matrices(recipe, 0, count), _matrices(recipe, 1, count), recipe.array(2))
+
+
+def matmul_backward(recipe: Recipe) -> None:
+    """Add the steps of ``matmul.backward``."""
+    count = len(recipe.given(0).shape)
+    dy = recipe.array(0)
+    _product(recipe, dy, _matrices(recipe, 2, count, turned=True), recipe.array(3))
+    _product(recipe, _matrices(recipe, 1, count, turned=True), dy, recipe.array(4))
+
+
+def _product(recipe: Recipe, a: Slot, b: Slot, y: Slot) -> None:
+    wanted = [_asked(recipe, one) for one in (a, b)]
+    descriptor = recipe.choose(
+        "dnnl_matmul_primitive_desc_create", *wanted, None, y.layout, recipe.attributes()
+    )
+    source = recipe.into(a, recipe.layout(descriptor, binding.SRC))
+    weights = recipe.into(b, recipe.layout(descriptor, binding.WEIGHTS))
+    recipe.add(descriptor, {binding.SRC: source, binding.WEIGHTS: weights, binding.DST: y})
+
+
+def _matrices(recipe: Recipe, number: int, count: int, *, turned: bool = False) -> Slot:
+    """A stack of matrices with `count` axes, the last two exchanged where they are to be."""
+    given = recipe.given(number)
+    shape = [1] * (count - len(given.shape)) + list(given.shape)
+    strides = [_span(given)] * (count - len(given.shape)) + list(given.strides)
+    if turned:
+        shape[-2:], strides[-2:] = shape[:-3:-1], strides[:-3:-1]
+    return recipe.array(number, shape, strides)
+
+
+def _asked(recipe: Recipe, slot: Slot) -> int:
+    dtype = recipe.given(0).dtype
+    if recipe.strategy.layout == "given":
+        return slot.layout
+    shape = recipe.dnnl.shape(slot.layout)
+    if recipe.strategy.layout == "any":
+        return recipe.free_choice(dtype, shape)
+    return recipe.strided(dtype, shape, dense(shape))
+
+
+def _wanted(recipe: Recipe, number: int) -> int:
+    given = recipe.given(number)
+    if recipe.strategy.layout == "any":
+        return recipe.free_choice(given.dtype, given.shape)
+    return recipe.strided(given.dtype, given.shape, dense(given.shape))
+
+
+def _free(recipe: Recipe, number: int) -> int:
+    given = recipe.given(number)
+    return recipe.free_choice(given.dtype, given.shape)
+
+
+def _span(layout: Layout) -> int:
+    """A stride for a leading axis of one: it must not be taken for an overlap."""
+    return max((extent * stride for extent, stride in zip(layout.shape, layout.strides, strict=True)), default=1)
