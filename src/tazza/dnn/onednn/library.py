@@ -23,6 +23,7 @@ __all__ = ["OnednnLibrary"]
 
 _MOST_SKIPPED: Final = 8
 _MOST_ROUNDS: Final = 50
+_PLAIN: Final = ("ref", "simple")  # how the names of loops begin that were not made fast
 _IN_ORDER: Final = 1  # flags of a stream
 
 
@@ -135,7 +136,7 @@ class OnednnLibrary(Library):
                 continue
             if most is not None and program.workspace_bytes > most:
                 least = min(program.workspace_bytes, least or program.workspace_bytes)
-            elif any("ref" in name for name in program.names):
+            elif any(name.startswith(_PLAIN) for name in program.names):
                 slow = slow or program
             elif choice.algorithm == "measure":
                 found.append(program)

@@ -7,43 +7,53 @@ from typing import Any
 from tazza.dnn.library import Operation
 from tazza.dnn.onednn import binding
 from tazza.dnn.onednn.binding import dims
-from tazza.dnn.onednn.recipe import Recipe, Slot, Strategy
+from tazza.dnn.onednn.recipe import LAST, Recipe, Slot, Strategy, dense
 
 __all__ = ["max_pool2d", "max_pool2d_backward", "strategies"]
 
 
 def strategies(operation: Operation) -> tuple[Strategy, ...]:
-    """Ways to do it, best first. The input is copied where it does not lie as the result does."""
-    return Strategy(), Strategy(skip=1)
+    """Ways to do it, best first. The library's fast code wants channels innermost; turning twice is a fifth of the price."""
+    return Strategy("last"), Strategy("given"), Strategy("last", 1), Strategy("given", 1)
 
 
 def max_pool2d(recipe: Recipe) -> None:
     """Add the steps of ``max_pool2d``."""
-    y = recipe.array(1)
-    x = recipe.like(0, 1)
-    descriptor = _forward(recipe, binding.FORWARD_INFERENCE, x, y.layout)
-    recipe.add(descriptor, {binding.SRC: x, binding.DST: y})
+    x, y = recipe.into(recipe.array(0), _image(recipe, 0, 1)), _image(recipe, 1, 1)
+    descriptor = _forward(recipe, binding.FORWARD_INFERENCE, x, y)
+    recipe.onto(y, recipe.array(1), lambda slot: recipe.add(descriptor, {binding.SRC: x, binding.DST: slot}))
 
 
 def max_pool2d_backward(recipe: Recipe) -> None:
     """Add the steps of ``max_pool2d.backward``: the largest elements are looked for again, as nothing is kept."""
-    x, dx = recipe.like(1, 3), recipe.array(3)
-    dy = recipe.like(0, 3)
+    x = recipe.into(recipe.array(1), _image(recipe, 1, 3))
+    dy = recipe.into(recipe.array(0), _image(recipe, 0, 3))
     forward = _forward(recipe, binding.FORWARD_TRAINING, x, dy.layout)
     places = recipe.scratch(recipe.layout(forward, binding.WORKSPACE))
-    recipe.add(
-        forward, {binding.SRC: x, binding.DST: recipe.scratch(dy.layout), binding.WORKSPACE: places}, names=False
-    )
+    recipe.add(forward, {binding.SRC: x, binding.DST: recipe.scratch(dy.layout), binding.WORKSPACE: places})
     descriptor = recipe.choose(
         "dnnl_pooling_backward_primitive_desc_create",
         binding.MAX_POOLING,
-        dx.layout,
+        x.layout,
         dy.layout,
         *_windows(recipe),
         forward,
         recipe.attributes(),
     )
-    recipe.add(descriptor, {binding.DIFF_DST: dy, binding.WORKSPACE: places, binding.DIFF_SRC: dx})
+    recipe.onto(
+        x.layout,
+        recipe.array(3),
+        lambda slot: recipe.add(
+            descriptor, {binding.DIFF_DST: dy, binding.WORKSPACE: places, binding.DIFF_SRC: slot}
+        ),
+    )
+
+
+def _image(recipe: Recipe, number: int, result: int) -> int:
+    """The layout in which images are pooled: channels innermost, or in the result's order."""
+    given = recipe.given(number)
+    order = LAST if recipe.strategy.layout == "last" else recipe.order(result)
+    return recipe.strided(given.dtype, given.shape, dense(given.shape, order))
 
 
 def _forward(recipe: Recipe, kind: int, x: Slot, y: int) -> int:

@@ -12,7 +12,7 @@ __all__ = ["linear", "linear_backward", "linear_strategies", "matmul", "matmul_b
 
 def linear_strategies(operation: Operation) -> tuple[Strategy, ...]:
     """Ways to do ``linear`` and its backward, best first."""
-    return Strategy("given"), Strategy("any"), Strategy("given", 1)
+    return Strategy("given"), Strategy("any"), Strategy("given", 1), Strategy("bare")
 
 
 def matmul_strategies(operation: Operation) -> tuple[Strategy, ...]:
@@ -157,6 +157,8 @@ def _wanted(recipe: Recipe, number: int) -> int:
 
 def _free(recipe: Recipe, number: int) -> int:
     given = recipe.given(number)
+    if recipe.strategy.layout == "bare":
+        return recipe.strided(given.dtype, given.shape, given.strides)
     return recipe.free_choice(given.dtype, given.shape)
 
 

@@ -11,10 +11,12 @@ from tazza.dnn.library import Layout, Operation, Packing
 from tazza.dnn.onednn import binding
 from tazza.dnn.onednn.binding import Dnnl
 
-__all__ = ["ALIGNMENT", "Owned", "Program", "Recipe", "Slot", "Strategy", "UnavailableError", "dense", "grouped"]
+__all__ = ["ALIGNMENT", "LAST", "Owned", "Program", "Recipe", "Slot", "Strategy", "UnavailableError", "dense", "grouped"]
 
 ALIGNMENT: Final = 64
 SCRATCH: Final = -1
+LAST: Final = (0, 2, 3, 1)
+"""The axes of images whose channels lie innermost, from outermost to innermost."""
 _STEEP: Final = 3e38
 
 
@@ -26,8 +28,9 @@ class Strategy(NamedTuple):
     """One way to put an operation together.
 
     Attributes:
-        layout: of images and matrices between reorders: ``"given"``, as the arrays lie; ``"any"``, as the primitive
-            likes it; ``"last"``, channels innermost.
+        layout: of images and matrices between reorders: ``"given"``, as the arrays lie; ``"any"``, as the primitive likes
+            it; ``"last"``, channels innermost; ``"dense"``, without gaps; ``"bare"``, as the arrays lie, and weights too,
+            which are left to the primitive else.
         skip: how many of the library's own choices are passed over.
     """
 
@@ -188,9 +191,13 @@ class Recipe:
 
     def like(self, number: int, other: int) -> Slot:
         """Array `number` without gaps and with the order of axes in memory that array `other` has, copied if need be."""
-        given, model = self.given(number), self.given(other)
-        order = sorted(range(len(model.shape)), key=lambda axis: -model.strides[axis])
+        given, order = self.given(number), self.order(other)
         return self.into(self.array(number), self.strided(given.dtype, given.shape, dense(given.shape, order)))
+
+    def order(self, number: int) -> list[int]:
+        """The axes of an array from outermost to innermost in memory."""
+        given = self.given(number)
+        return sorted(range(len(given.shape)), key=lambda axis: -given.strides[axis])
 
     def into(self, slot: Slot, layout: int) -> Slot:
         """The same values in a layout: itself, or a copy in the scratch memory."""
