@@ -7,7 +7,7 @@ from typing import Any, Final
 from tazza.dnn.library import Layout, Operation
 from tazza.dnn.onednn import binding
 from tazza.dnn.onednn.binding import dims
-from tazza.dnn.onednn.elementwise import through_relu
+from tazza.dnn.onednn.elementwise import before_activation
 from tazza.dnn.onednn.recipe import LAST, Recipe, Slot, Strategy, dense, grouped
 
 __all__ = ["conv2d", "conv2d_backward", "strategies"]
@@ -48,7 +48,7 @@ def conv2d(recipe: Recipe) -> None:
         None if bias is None else bias.layout,
         _image(recipe, 3),
         *_windows(recipe),
-        recipe.attributes(relu=activation == "relu"),
+        recipe.attributes(activation),
     )
     arguments = {
         binding.SRC: recipe.into(x, recipe.layout(descriptor, binding.SRC)),
@@ -68,8 +68,8 @@ def conv2d_backward(recipe: Recipe) -> None:
     _, _, _, groups, activation = recipe.operation.options
     x, w, dw, dbias = recipe.array(1), _filters(recipe, 2, groups), _filters(recipe, 5, groups), recipe.array(6)
     dy = recipe.array(0)
-    if activation == "relu":
-        dy = through_relu(recipe, dy, recipe.array(3))
+    if activation is not None:
+        dy = before_activation(recipe, activation, dy, recipe.array(3))
     windows = _windows(recipe)
     hint = recipe.choose(
         "dnnl_convolution_forward_primitive_desc_create",

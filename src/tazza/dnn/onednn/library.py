@@ -42,19 +42,20 @@ _WAYS: Final = {
     "linear.backward": _Way(products.linear_strategies, products.linear_backward),
     "matmul": _Way(products.matmul_strategies, products.matmul),
     "matmul.backward": _Way(products.matmul_strategies, products.matmul_backward),
-    "relu.backward": _Way(elementwise.strategies, elementwise.relu_backward),
+    "activate": _Way(elementwise.strategies, elementwise.activate),
+    "activate.backward": _Way(elementwise.strategies, elementwise.activate_backward),
     "max_pool2d": _Way(pooling.strategies, pooling.max_pool2d),
     "max_pool2d.backward": _Way(pooling.strategies, pooling.max_pool2d_backward),
+    "avg_pool2d": _Way(pooling.strategies, pooling.avg_pool2d),
+    "avg_pool2d.backward": _Way(pooling.strategies, pooling.avg_pool2d_backward),
+    "softmax": _Way(elementwise.strategies, elementwise.softmax),
+    "softmax.backward": _Way(elementwise.strategies, elementwise.softmax_backward),
     "softmax_cross_entropy": _Way(loss.strategies, loss.log_softmax, loss.to_loss),
 }
 
 
 def _relu(_: tuple[Any, ...], arrays: Any) -> None:
     np.maximum(arrays[0], np.zeros((), arrays[0].dtype), out=arrays[1])
-
-
-_IN_NUMPY: Final[dict[str, tuple[str, After]]] = {"relu": ("numpy maximum", _relu)}
-"""oneDNN's own ReLU turns NaN to 0."""
 
 
 @final
@@ -64,8 +65,9 @@ class OnednnLibrary(Library):
     It executes in the caller and lets other Python threads run meanwhile. Scratch memory is the lease's alone. Threads
     are OpenMP's: each call uses as many as its operation says, and leaves the caller's setting as it was.
 
-    Where this differs from `ReferenceDnn`: sums are made in another order; a fused ReLU gives NaN, not 0, for minus
-    infinity, and may lose what is below 3e-39; max-pooling passes over NaN.
+    Where this differs from `ReferenceDnn`: sums are made in another order; a fused ReLU, SiLU and GELU give NaN, not 0,
+    for minus infinity, and a fused ReLU may lose what is below 3e-39; max-pooling passes over NaN; gradients of
+    activations are not zero but NaN where the one from above is infinite or NaN.
 
     Raises:
         BackendUnavailableError: the wheel is not there, or not for this machine.
@@ -90,14 +92,14 @@ class OnednnLibrary(Library):
         self._generation = generation()
 
     def supports(self, feature: str, *, dtype: str = "float32") -> bool:
-        return dtype == "float32" and (feature in _WAYS or feature in _IN_NUMPY)
+        return dtype == "float32" and feature in _WAYS
 
     def compile(self, operation: Operation, choice: Choice) -> Plan:
         self._check()
         if any(one is not None and 0 in one.shape for one in (*operation.inputs, *operation.outputs)):
             return ReferenceLibrary().compile(operation, choice)  # nothing to compute, at most zeros to write
-        if operation.name in _IN_NUMPY:
-            return NumpyPlan(operation, *_IN_NUMPY[operation.name])
+        if operation.name == "activate" and operation.options == ("relu",):
+            return NumpyPlan(operation, "numpy maximum", _relu)  # the library's own turns NaN to 0
         way = _WAYS.get(operation.name)
         if way is None:
             raise UnsupportedError(f"onednn {self.version} has no {operation.name}")

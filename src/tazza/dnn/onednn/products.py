@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tazza.dnn.library import Layout, Operation
 from tazza.dnn.onednn import binding
-from tazza.dnn.onednn.elementwise import through_relu
+from tazza.dnn.onednn.elementwise import before_activation
 from tazza.dnn.onednn.recipe import Recipe, Slot, Strategy, dense
 
 __all__ = ["linear", "linear_backward", "linear_strategies", "matmul", "matmul_backward", "matmul_strategies"]
@@ -31,7 +31,7 @@ def linear(recipe: Recipe) -> None:
         _free(recipe, 1),
         None if bias is None else bias.layout,
         _wanted(recipe, 3),
-        recipe.attributes(relu=recipe.operation.options[0] == "relu"),
+        recipe.attributes(recipe.operation.options[0]),
     )
     arguments = {
         binding.SRC: recipe.into(x, recipe.layout(descriptor, binding.SRC)),
@@ -49,8 +49,9 @@ def linear(recipe: Recipe) -> None:
 def linear_backward(recipe: Recipe) -> None:
     """Add the steps of ``linear.backward``."""
     dy, x, dw, dbias = recipe.array(0), recipe.array(1), recipe.array(5), recipe.array(6)
-    if recipe.operation.options[0] == "relu":
-        dy = through_relu(recipe, dy, recipe.array(3))
+    [activation] = recipe.operation.options
+    if activation is not None:
+        dy = before_activation(recipe, activation, dy, recipe.array(3))
     hint = recipe.choose(
         "dnnl_inner_product_forward_primitive_desc_create",
         binding.FORWARD_TRAINING,
@@ -105,27 +106,65 @@ def _linear_data(recipe: Recipe, dy: Slot, hint: int) -> None:
 
 
 def matmul(recipe: Recipe) -> None:
-    """Add the steps of ``matmul``: leading axes broadcast."""
-    count = len(recipe.given(2).shape)
-    _product(recipe, _matrices(recipe, 0, count), _matrices(recipe, 1, count), recipe.array(2))
+    """Add the steps of ``matmul``: leading axes broadcast, bias and activation are fused."""
+    y = recipe.given(3)
+    count = len(y.shape)
+    bias = None
+    if recipe.operation.inputs[2] is not None:
+        row = *(1,) * (count - 1), y.shape[-1]
+        bias = recipe.line(2)._replace(layout=recipe.strided(y.dtype, row, dense(row)))
+    a, b = _matrices(recipe, 0, count), _matrices(recipe, 1, count)
+    _product(recipe, a, b, recipe.array(3), bias, recipe.operation.options[0])
 
 
 def matmul_backward(recipe: Recipe) -> None:
     """Add the steps of ``matmul.backward``."""
-    count = len(recipe.given(0).shape)
+    given = recipe.given(0)
+    count, columns = len(given.shape), given.shape[-1]
     dy = recipe.array(0)
-    _product(recipe, dy, _matrices(recipe, 2, count, turned=True), recipe.array(3))
-    _product(recipe, _matrices(recipe, 1, count, turned=True), dy, recipe.array(4))
-
-
-def _product(recipe: Recipe, a: Slot, b: Slot, y: Slot) -> None:
-    wanted = [_asked(recipe, one) for one in (a, b)]
+    [activation] = recipe.operation.options
+    if activation is not None:
+        dy = before_activation(recipe, activation, dy, recipe.array(3))
+    _product(recipe, dy, _matrices(recipe, 2, count, turned=True), recipe.array(4))
+    _product(recipe, _matrices(recipe, 1, count, turned=True), dy, recipe.array(5))
+    row = *(1,) * (count - 1), columns
+    dbias = recipe.array(6, row, dense(row))
+    if given.shape == row:
+        recipe.copy(dy, dbias)
+        return
     descriptor = recipe.choose(
-        "dnnl_matmul_primitive_desc_create", *wanted, None, y.layout, recipe.attributes()
+        "dnnl_reduction_primitive_desc_create",
+        binding.SUM,
+        dy.layout,
+        dbias.layout,
+        0.0,
+        0.0,
+        recipe.attributes(),
+        skip=0,
     )
-    source = recipe.into(a, recipe.layout(descriptor, binding.SRC))
-    weights = recipe.into(b, recipe.layout(descriptor, binding.WEIGHTS))
-    recipe.add(descriptor, {binding.SRC: source, binding.WEIGHTS: weights, binding.DST: y})
+    # The library has plain loops alone for this; next to two products they do not matter.
+    recipe.add(descriptor, {binding.SRC: dy, binding.DST: dbias}, names=False)
+
+
+def _product(
+    recipe: Recipe, a: Slot, b: Slot, y: Slot, bias: Slot | None = None, activation: str | None = None
+) -> None:
+    descriptor = recipe.choose(
+        "dnnl_matmul_primitive_desc_create",
+        _asked(recipe, a),
+        _asked(recipe, b),
+        None if bias is None else bias.layout,
+        y.layout,
+        recipe.attributes(activation),
+    )
+    arguments = {
+        binding.SRC: recipe.into(a, recipe.layout(descriptor, binding.SRC)),
+        binding.WEIGHTS: recipe.into(b, recipe.layout(descriptor, binding.WEIGHTS)),
+        binding.DST: y,
+    }
+    if bias is not None:
+        arguments[binding.BIAS] = bias
+    recipe.add(descriptor, arguments)
 
 
 def _matrices(recipe: Recipe, number: int, count: int, *, turned: bool = False) -> Slot:
