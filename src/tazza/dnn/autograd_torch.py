@@ -1,7 +1,7 @@
 """PyTorch's autograd over the operations: a call whose tensors require grad becomes a node of its graph.
 
-The gradient of each operation is its own ``.backward``, which takes what the forward call took, and its result where the
-table says so. Gradients are for the forward call's first inputs, in order; those of statistics and masks do not exist.
+The gradient of each operation is its own ``.backward``, which takes what the forward call took, and its result where
+the table says so. Gradients are for the first inputs, in order; those of statistics and masks do not exist.
 """
 
 from __future__ import annotations
