@@ -31,7 +31,7 @@ class Hungry(Library):
         self.executed: list[int] = []
 
     def supports(self, feature: str, *, dtype: str = "float32") -> bool:
-        return dtype == "float32" and feature != "relu"
+        return dtype == "float32" and feature != "softmax"
 
     def compile(self, operation: Operation, choice: Choice) -> Plan:
         self.compiled.append((operation.name, choice))
@@ -118,7 +118,7 @@ def test_a_choice_reaches_the_library(ctx: tz.Context, request: pytest.FixtureRe
         (lambda dnn: dnn.configured(max_workspace="much"), "max_workspace: got 'much'"),
         (lambda dnn: dnn.configured(max_workspace=-1), "max_workspace"),
         (lambda dnn: dnn.plan("conv3d"), "name: got 'conv3d'"),
-        (lambda dnn: dnn.plan("relu", 1, 2), "relu takes x"),
+        (lambda dnn: dnn.plan("activate", 1, 2), "activate takes x"),
         (lambda dnn: dnn.conv2d([[1.0]], 2), "got list, expected an array of numpy"),
         (lambda dnn: dnn.conv2d(np.ones((1, 1, 2, 2), "f4"), np.ones((1, 1, 1, 1), "f4"), stride=[1, 1]), "stride"),
         (lambda dnn: dnn.relu(np.ones(2, "i4")), r"x: got dtype\('int32'\)"),
@@ -188,8 +188,8 @@ def test_the_reference_helps_only_where_it_may_and_says_so(
 ) -> None:
     library = Hungry(request.node.name, 0)
     dnn = PlannedDnn(ctx, library)
-    with pytest.raises(UnsupportedError, match=r"has no relu for float32; .*configured\(fallback=True\)"):
-        dnn.relu(images(ctx, 4))
+    with pytest.raises(UnsupportedError, match=r"has no softmax for float32; .*configured\(fallback=True\)"):
+        dnn.softmax(images(ctx, 4))
     x, w = images(ctx, 1, 1, 4, 4, dtype="float64"), images(ctx, 1, 1, 2, 2, dtype="float64")
     with pytest.raises(UnsupportedError, match="conv2d for float64"):
         dnn.conv2d(x, w)
@@ -197,10 +197,10 @@ def test_the_reference_helps_only_where_it_may_and_says_so(
     with caplog.at_level(logging.INFO, logger="tazza.dnn"):
         for _ in range(2):
             assert helped.conv2d(x, w).dtype == np.float64
-            helped.relu(images(ctx, 4))
+            helped.softmax(images(ctx, 4))
     assert [record.getMessage() for record in caplog.records] == [
         f"{name} is done by the reference: {library.name} lacks it"
-        for name in ("conv2d for float64", "relu for float32")
+        for name in ("conv2d for float64", "softmax for float32")
     ]
     assert library.compiled == []
 
