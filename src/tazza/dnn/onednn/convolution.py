@@ -38,7 +38,7 @@ def conv2d(recipe: Recipe) -> None:
     """Add the steps of ``conv2d``."""
     _, _, _, groups, activation = recipe.operation.options
     x, w, y = recipe.array(0), _filters(recipe, 1, groups), recipe.array(3)
-    bias = None if recipe.operation.inputs[2] is None else recipe.array(2)
+    bias = None if recipe.operation.inputs[2] is None else recipe.line(2)
     descriptor = recipe.choose(
         "dnnl_convolution_forward_primitive_desc_create",
         binding.FORWARD_INFERENCE,

@@ -57,6 +57,24 @@ _WAYS: Final = {
 def _relu(_: tuple[Any, ...], arrays: Any) -> None:
     np.maximum(arrays[0], np.zeros((), arrays[0].dtype), out=arrays[1])
 
+_IMAGES: Final = Layout("float32", (1, 16, 8, 8), (1024, 64, 8, 1))
+_FILTERS: Final = Layout("float32", (16, 16, 1, 1), (16, 1, 1, 1))
+_MATRIX: Final = Layout("float32", (16, 16), (16, 1))
+_ROW: Final = Layout("float32", (16,), (1,))
+_WINDOW: Final = ((1, 1), (0, 0), (1, 1), 1, None)
+_SAMPLES: Final = {
+    "conv2d": Operation("conv2d", (_IMAGES, _FILTERS, None), (_IMAGES,), _WINDOW),
+    "conv2d.backward": Operation(
+        "conv2d.backward", (_IMAGES, _IMAGES, _FILTERS, None), (_IMAGES, _FILTERS, _ROW), _WINDOW
+    ),
+    "linear": Operation("linear", (_MATRIX, _MATRIX, None), (_MATRIX,), (None,)),
+    "linear.backward": Operation(
+        "linear.backward", (_MATRIX, _MATRIX, _MATRIX, None), (_MATRIX, _MATRIX, _ROW), (None,)
+    ),
+    "matmul": Operation("matmul", (_MATRIX, _MATRIX, None), (_MATRIX,), (None,)),
+}
+"""What is asked for to find out about a dtype other than float32."""
+
 
 @final
 class OnednnLibrary(Library):
@@ -92,7 +110,9 @@ class OnednnLibrary(Library):
         self._generation = generation()
 
     def supports(self, feature: str, *, dtype: str = "float32") -> bool:
-        return dtype == "float32" and feature in _WAYS
+        if feature not in _WAYS or dtype not in binding.DTYPES:
+            return False
+        return dtype == "float32" or self._has(feature, dtype)
 
     def compile(self, operation: Operation, choice: Choice) -> Plan:
         self._check()
@@ -120,6 +140,20 @@ class OnednnLibrary(Library):
     def close(self, handle: Any) -> None:
         self._check()
         self._dnnl.do("dnnl_stream_destroy", handle)
+
+    def _has(self, feature: str, dtype: str) -> bool:
+        """Ask for an operation in a short dtype, which depends on the processor; plain loops do not count."""
+        operation = _SAMPLES.get(feature)
+        if operation is None:
+            return False
+        self._check()
+        short = operation._replace(
+            inputs=tuple(one and one._replace(dtype=dtype) for one in operation.inputs),
+            outputs=tuple(one and one._replace(dtype=dtype) for one in operation.outputs),
+        )
+        way = _WAYS[feature]
+        found = [self._build(way.steps, short, strategy) for strategy in way.strategies(short)]
+        return any(one is not None and not any(name.startswith(_PLAIN) for name in one.names) for one in found)
 
     # Making plans --------------------------------------------------------------------------------------------------
 
@@ -156,8 +190,8 @@ class OnednnLibrary(Library):
         )
 
     def _build(self, steps: Callable[[Recipe], None], operation: Operation, strategy: Strategy) -> Program | None:
-        recipe = Recipe(self._dnnl, self._engine, operation, strategy, self._graveyard)
         try:
+            recipe = Recipe(self._dnnl, self._engine, operation, strategy, self._graveyard)
             steps(recipe)
         except UnavailableError:
             return None
@@ -178,7 +212,7 @@ class OnednnLibrary(Library):
             Strategy(),
             self._graveyard,
         )
-        recipe.copy(recipe.array(0, shape, grouped(given, shape)), Slot(layout, 1))
+        recipe.copy(recipe.array(0, shape, grouped(recipe.given(0), shape)), Slot(layout, 1))
         return self._runner(recipe.finish(keep=program), operation.threads)
 
     def _runner(self, program: Program, threads: int) -> Runner:

@@ -23,7 +23,7 @@ def matmul_strategies(operation: Operation) -> tuple[Strategy, ...]:
 def linear(recipe: Recipe) -> None:
     """Add the steps of ``linear``."""
     x, w, y = recipe.array(0), recipe.array(1), recipe.array(3)
-    bias = None if recipe.operation.inputs[2] is None else recipe.array(2)
+    bias = None if recipe.operation.inputs[2] is None else recipe.line(2)
     descriptor = recipe.choose(
         "dnnl_inner_product_forward_primitive_desc_create",
         binding.FORWARD_INFERENCE,

@@ -15,6 +15,7 @@ __all__ = ["ALIGNMENT", "LAST", "Owned", "Program", "Recipe", "Slot", "Strategy"
 
 ALIGNMENT: Final = 64
 SCRATCH: Final = -1
+_MOST_AXES: Final = 12
 LAST: Final = (0, 2, 3, 1)
 """The axes of images whose channels lie innermost, from outermost to innermost."""
 # Not the library's own ReLU, whose max(x, 0) is 0 for NaN. x * min(1, max(0, x * 3e38)) is x or -0 to the bit, and keeps
@@ -140,7 +141,13 @@ class Recipe:
         return Slot(layout, number) if staged is None else Slot(layout, SCRATCH, staged)
 
     def strided(self, dtype: str, shape: Sequence[int], strides: Sequence[int]) -> int:
-        """A plain layout."""
+        """A plain layout.
+
+        Raises:
+            UnavailableError: it has more axes than the library knows.
+        """
+        if len(shape) > _MOST_AXES:
+            raise UnavailableError
         return self._owned.keep("dnnl_memory_desc_destroy", self.dnnl.strided(dtype, shape, strides))
 
     def free_choice(self, dtype: str, shape: Sequence[int]) -> int:
