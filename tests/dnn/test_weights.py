@@ -86,7 +86,7 @@ def test_copies_are_counted_and_given_back(ctx: tz.Context, packs: list[tuple[st
     x, w = image(5, 400), image(300, 400)
 
     def live() -> int:
-        return sum(block.nbytes for block in ctx.memory_snapshot().blocks if block.label == "packed weights")
+        return sum(one.nbytes for one in ctx.memory.snapshot().holdings if one.label == "packed weights")
 
     weights = ctx.dnn.weights(w)
     assert (weights.nbytes, live()) == (0, 0)

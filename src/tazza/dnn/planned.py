@@ -83,6 +83,7 @@ class PlannedDnn(PlannedLayers):
         self._context = weakref.ref(ctx)
         self.library, self.name = library, library.name
         self._choice, self._fallback, self._index = choice, fallback, state
+        self._key = choice.algorithm, choice.max_workspace, choice.seconds, fallback
         runtime = ctx.own_stream.runtime
         self._states = states_of(runtime, library)
         self._cache: PlanCache[_Call] = self._states.plans
@@ -327,9 +328,12 @@ class PlannedDnn(PlannedLayers):
         choice: Choice,
         packed: bool = False,
     ) -> _Call:
-        layouts = tuple([None if one is None else (one.dtype, one.shape, one.strides) for one in arrays])
+        # Numbers, as to hash a dtype or a dataclass takes longer than all the rest.
+        layouts = tuple(
+            [None if one is None else (one.dtype.num, one.dtype.isnative, one.shape, one.strides) for one in arrays]
+        )
         threads = thread_limit() or self._cores
-        key = name, layouts, options, want_first, threads, choice, self._fallback, packed
+        key = name, layouts, options, want_first, threads, self._key, packed
 
         def choose() -> _Call:
             return self._choose(name, arrays, options, want_first, threads, choice, packed)
@@ -407,13 +411,18 @@ def _is_channels_last(array: Any, output: Output) -> bool:
 def _make(ctx: Any, shape: tuple[int, ...], dtype: Any, channels_last: bool) -> tuple[Array, Any]:
     """Make an array and its NumPy view."""
     if not channels_last:
-        made = ctx.empty(shape, dtype)
+        made = _empty(ctx, shape, dtype)
         return made, made if type(made) is np.ndarray else ctx.arrays.plain(made, writes=True)
     count, channels, height, width = shape
-    dense = ctx.empty((count, height, width, channels), dtype)
+    dense = _empty(ctx, (count, height, width, channels), dtype)
     plain = dense if type(dense) is np.ndarray else ctx.arrays.plain(dense, writes=True)
     turned = dense.transpose(0, 3, 1, 2) if dense is plain else dense.permute(0, 3, 1, 2)
     return turned, plain.transpose(0, 3, 1, 2)
+
+
+def _empty(ctx: Any, shape: tuple[int, ...], dtype: Any) -> Array:
+    """What ``ctx.empty`` makes, of a dtype that an array of the context has, which need not be looked up."""
+    return ctx.arrays.empty(shape, dtype) if ctx.arrays.name == "numpy" else ctx.empty(shape, dtype)
 
 
 def _layout(dtype: Any, shape: tuple[int, ...], strides: tuple[int, ...]) -> Layout:
