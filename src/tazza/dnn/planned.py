@@ -150,7 +150,7 @@ class PlannedDnn(PlannedLayers):
     def weights(self, w: Array) -> Weights:
         """Return weights that `conv2d`, `linear` and their gradients take in place of `w`, packed once for many calls.
 
-        PyTorch's tensors need it less: they count their changes, and are packed when they come the third time unchanged.
+        PyTorch's tensors need it less: they count their changes, and are packed when they come unchanged a third time.
 
         Args:
             w: the array; after a change in place call ``changed()`` of what this returns.

@@ -21,9 +21,9 @@ _SIGHTS: Final = 3  # a training step looks at the same weights twice, forward a
 class Weights:
     """Weights that layers take in place of the array, made by ``ctx.dnn.weights(w)``.
 
-    A library that likes another layout packs them in the first call, and again after `changed`. The copies are memory of
-    the context, labelled "packed weights"; they go with this object, on `trim`, and where the device runs short, and are
-    made anew when they are needed.
+    A library that likes another layout packs them in the first call, and again after `changed`. The copies are memory
+    of the context, labelled "packed weights"; they go with this object, on `trim`, and where the device runs short, and
+    are made anew when they are needed.
 
     Args:
         ctx: the context whose calls will use them.
@@ -64,7 +64,7 @@ class Weights:
         self.version += 1
 
     def trim(self, keep: int = 0) -> int:
-        """Give the packed copies back, if they are more than `keep` bytes; returns bytes. Calls under way keep theirs."""
+        """Give the packed copies back if they are more than `keep` bytes; returns bytes. Calls under way keep theirs."""
         nbytes = self.nbytes
         if nbytes <= keep:
             return 0
@@ -123,7 +123,7 @@ class _Seen:
 
 @final
 class TensorWeights:
-    """PyTorch's tensors count their changes, so that those that come again unchanged can be packed without being told."""
+    """PyTorch's tensors count their changes, so that those that come again unchanged can be packed unasked."""
 
     def __init__(self) -> None:
         self._seen: dict[int, _Seen] = {}
