@@ -12,6 +12,7 @@ import numpy as np
 
 from tazza.core.context import Context
 from tazza.core.generator import Generator
+from tazza.dnn.autograd_torch import tracked
 from tazza.dnn.checks import check_dropout
 from tazza.dnn.interface import Activation, Array, Pair
 from tazza.dnn.library import Algorithm, Choice, Layout, Library, Operation, Plan
@@ -218,6 +219,8 @@ class PlannedDnn(PlannedLayers):
         self, name: str, inputs: Sequence[Array | None], options: tuple[Any, ...], want_first: bool = True
     ) -> list[Array]:
         ctx = self._ctx()
+        if ctx.arrays.tracks(inputs):
+            return tracked(self._do, name, inputs, options)
         arrays = self._arrays(inputs)
         call = self._call(name, arrays, options, want_first, self._choice)
         results: list[Array] = []
