@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+from pathlib import Path
 from typing import Any
 
 import array_api_compat.numpy as xp
@@ -9,7 +12,7 @@ import numpy as np
 import pytest
 
 import tazza as tz
-from tazza.dnn import PlannedDnn, ReferenceDnn, ReferenceLibrary
+from tazza.dnn import Dnn, PlannedDnn, ReferenceDnn, ReferenceLibrary, operations
 from tazza.dnn.operations import OPERATIONS
 from tazza.errors import UsageError
 from tests.unit.dnn_cases import CASES, Array
@@ -141,3 +144,34 @@ def test_what_is_left_out_by_mistake_is_named() -> None:
             options |= {"epsilon": 1e-5} if "norm" in name else {}
             with pytest.raises(tz.errors.ArgumentError, match=rf"^{argument}: got None .*, expected an array"):
                 ctx.dnn.plan(name, *given, **options)
+
+
+def rows_of(text: str) -> dict[str, tuple[tuple[str, ...], str, tuple[str, ...]]]:
+    """The table of operations in a text: inputs, outputs as written, options."""
+    rows = {}
+    before: tuple[tuple[str, ...], str, tuple[str, ...]] = ((), "", ())
+    for name, inputs, outputs, options in re.findall(
+        r"^\| `+([a-z0-9_.]+)`+ \|(.*)\|(.*)\|(.*)\|$", text, re.MULTILINE
+    ):
+        same = options.strip() == "the same"
+        listed = before[2] if same else tuple(options.replace(",", " ").split())
+        rows[name] = before = (tuple(inputs.replace(",", " ").split()), outputs.strip(), listed)
+    return rows
+
+
+def test_the_table_of_the_guide_and_of_the_module_are_the_operations() -> None:
+    guide = rows_of((Path(__file__).parents[2] / "docs/guides/dnn.md").read_text("utf-8"))
+    documented = rows_of(str(operations.__doc__))
+    assert guide == documented
+    assert list(guide) == list(OPERATIONS)
+    for name, (inputs, outputs, options) in guide.items():
+        kind, case = OPERATIONS[name], CASES[name]
+        assert tuple(one.rstrip("?") for one in inputs) == kind.inputs
+        assert options == kind.options
+        if name != "dropout":
+            parameters = inspect.signature(getattr(Dnn, name.replace(".", "_"))).parameters
+            assert set(parameters) - {"self", "need_dx"} == {*kind.inputs, *kind.options}
+            for one in inputs:
+                assert (parameters[one.rstrip("?")].default is None) == one.endswith("?")
+        if not name.startswith(("activate", "dropout")):
+            assert len(flat(case.call(ReferenceDnn(xp), *case.arrays))) == len(outputs.split(","))

@@ -180,6 +180,41 @@ def test_tensors_are_taken_and_returned(name: str) -> None:
                     np.testing.assert_allclose(one.numpy(), other, rtol=1e-11, atol=1e-12)
 
 
+TRACKED: dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[tuple[int, ...], ...]]] = {
+    "silu": (lambda dnn, x: dnn.activate(x, "silu"), functional.silu, ((4, 5),)),
+    "relu": (lambda dnn, x: dnn.relu(x), torch.relu, ((4, 5),)),
+    "matmul": (
+        lambda dnn, a, b, bias: dnn.matmul(a, b, bias, activation="sigmoid"),
+        lambda a, b, bias: torch.sigmoid(a @ b + bias),
+        ((2, 3, 4), (2, 4, 5), (5,)),
+    ),
+    "batch_norm_inference": (
+        lambda dnn, x, gamma, beta: dnn.batch_norm_inference(
+            x, gamma, beta, torch.ones_like(beta), torch.ones_like(beta)
+        ),
+        lambda x, gamma, beta: (x - 1) / (1 + 1e-5) ** 0.5 * gamma + beta,
+        ((4, 3), (3,), (3,)),
+    ),
+    "dropout": (
+        lambda dnn, x: dnn.dropout(x, 0.5, tz.Generator(3))[0],
+        lambda x: x * 2 * torch.tensor(tz.Generator(3).random(20, dtype="float32").reshape(4, 5) >= 0.5),
+        ((4, 5),),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TRACKED)
+def test_autograd_goes_through_them(name: str) -> None:
+    ours, theirs, shapes = TRACKED[name]
+    with tz.open("cpu", arrays="torch", dnn="reference", seed=0) as ctx:
+        leaves = [torch.tensor(draw_array(number, *shape), requires_grad=True) for number, shape in enumerate(shapes)]
+        y, z = ours(ctx.dnn, *leaves), theirs(*leaves)
+        torch.testing.assert_close(y, z, rtol=1e-12, atol=1e-12)
+        dy = torch.tensor(draw_array(9, *y.shape))
+        for one, other in zip(torch.autograd.grad(y, leaves, dy), torch.autograd.grad(z, leaves, dy), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-11)
+
+
 def test_dropout_of_tensors_has_the_same_mask() -> None:
     _, expected = DNN.dropout(draw_array(0, 5, 7), 0.3, tz.Generator(4))
     with tz.open("cpu", arrays="torch", dnn="reference", seed=4) as ctx:

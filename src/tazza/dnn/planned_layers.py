@@ -27,7 +27,7 @@ class PlannedLayers(Dnn):
     def activate_backward(
         self, dy: Array, kind: ActivationKind, *, x: Array | None = None, y: Array | None = None
     ) -> Array:
-        # What is not needed is left out, so that a library never sees both.
+        # What is not needed is left out, so that its layout does not ask for a plan of its own.
         needed = (dy, x, None) if kind in FROM_X else (dy, None, y)
         return self._do("activate.backward", needed, (kind,))[0]
 
