@@ -84,6 +84,7 @@ class HostNumpy(ArrayLibrary):
         return array
 
     def _fresh(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        count = elements(shape)
-        # Fresh memory has no users to wait for, so the export protocols, which would ask, are passed by.
-        return self.inside(self.context.allocate(count * dtype.itemsize, dtype=dtype, shape=shape))
+        # Fresh memory has no users to wait for, so the export protocols, which would ask, are passed by; and as the
+        # layout is NumPy's own, nothing about it has to be checked (a third of the time of a small array).
+        buffer = self.context.allocate(elements(shape) * dtype.itemsize)
+        return np.ndarray(shape, dtype, self.inside(buffer))
