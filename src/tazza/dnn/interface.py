@@ -153,7 +153,8 @@ class Dnn(abc.ABC):
 
         ``"relu"`` is ``maximum(x, 0)``, ``"sigmoid"`` is ``1 / (1 + exp(-x))``, ``"tanh"`` the hyperbolic tangent,
         ``"silu"`` is ``x * sigmoid(x)``, and ``"gelu"`` is ``x * (1 + erf(x / sqrt(2))) / 2``: the exact one, not its
-        approximation by tanh. NaN stays NaN. ``"relu"``, ``"sigmoid"`` and ``"tanh"`` give the limits of infinite elements.
+        approximation by tanh. NaN stays NaN. Of infinite elements ``"relu"``, ``"sigmoid"`` and ``"tanh"`` give the
+        limits.
         """
 
     @abc.abstractmethod
