@@ -17,7 +17,7 @@ from tazza.dnn.cudnn import A100, H100, CudnnPlan, CudnnPlanner, DeviceDescripti
 from tazza.dnn.cudnn import planner as module
 from tazza.dnn.library import Operation
 from tests.unit.cudnn_fake import install
-from tests.unit.cudnn_fake.ubjson import encoded
+from tests.unit.cudnn_fake.cudnn.ubjson import encoded
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="plans are made on Linux")
 
@@ -204,9 +204,7 @@ def test_closing_reaps_the_process_and_is_final(planner: CudnnPlanner) -> None:
         planner.info()
 
 
-def test_a_dropped_planner_is_ended_by_the_next_with_a_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_dropped_planner_is_ended_by_the_next_with_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path / "site", monkeypatch)
     dropped = CudnnPlanner(cache=tmp_path)
     pid = pid_of(dropped)

@@ -12,7 +12,7 @@ import pytest
 from tazza.dnn.cudnn import planner
 from tazza.dnn.cudnn.coherence import Installation
 
-__all__ = ["LIBRARY", "compile_library", "install"]
+__all__ = ["LIBRARY", "compile_library", "install", "without_coverage"]
 
 NAMES = ("libcudnn.so.9", *(f"libcudnn_{part}.so.9" for part in ("graph", "ops", "cnn", "adv", "heuristic")))
 LIBRARY = r"""
@@ -30,7 +30,9 @@ size_t cudnnGetVersion(void) { return 92800; }
 size_t cudnnGetMaxDeviceVersion(void) { return 1210; }
 int cudnnGraphVersionCheck(void) { return CHECK; }
 int cudnnOpsVersionCheck(void) { return 0; }
-const char *cudnnGetErrorString(int s) { return s == 3007 ? "CUDNN_STATUS_NOT_SUPPORTED_ARCH_MISMATCH" : "CUDNN_STATUS_X"; }
+const char *cudnnGetErrorString(int status) {
+    return status == 3007 ? "CUDNN_STATUS_NOT_SUPPORTED_ARCH_MISMATCH" : "CUDNN_STATUS_X";
+}
 void cudnnGetLastErrorString(char *text, size_t size) { snprintf(text, size, "the reason"); }
 int cudnnBackendCreateDescriptor(int kind, void **made) { *made = kind == 5 ? plan : device; return 0; }
 int cudnnBackendDestroyDescriptor(void *made) { (void)made; return 0; }
@@ -70,6 +72,12 @@ def compile_library(source: str, library: Path, *flags: str) -> None:
     subprocess.run([compiler, "-shared", "-fPIC", "-w", *flags, "-o", library, file], timeout=60, check=True)
 
 
+def without_coverage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave no half-written file of a child that is killed; a script's lines are not counted as the package's anyway."""
+    for name in ("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+
+
 def install(folder: Path, monkeypatch: pytest.MonkeyPatch, *flags: str) -> Installation:
     """Make an installation in a folder, which the planner and its process then find."""
     libraries = folder / "nvidia" / "cudnn" / "lib"
@@ -77,8 +85,8 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch, *flags: str) -> Insta
     compile_library(LIBRARY, libraries / NAMES[0], *flags)
     files = {libraries / name: (1, 1) for name in NAMES}
     installation = Installation("nvidia-cudnn-cu13", "9.28.0.42", "0.0", files)
-    root = Path(__file__).parents[3]
-    paths = [str(Path(__file__).parent), str(root), os.environ.get("PYTHONPATH", "")]
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+    without_coverage(monkeypatch)
     monkeypatch.setattr(planner, "examine_installation", lambda: installation)
     return installation

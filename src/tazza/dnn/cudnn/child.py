@@ -11,7 +11,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 __all__ = ["main"]
@@ -271,16 +271,21 @@ def answer(planner: Planner, line: bytes) -> dict[str, Any]:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
+def serve(requests: Iterable[bytes], write: Callable[[memoryview], int]) -> None:
+    """Answer line by line until there are no more; `write` may take a part of what it is given."""
+    planner = Planner()
+    for line in requests:
+        pending = memoryview(json.dumps(answer(planner, line)).encode() + b"\n")
+        while pending:
+            pending = pending[write(pending) :]
+
+
 def main() -> None:
-    """Answer line by line until standard input ends."""
+    """Answer what comes on standard input."""
     answers = os.dup(1)
     os.dup2(2, 1)  # a library that prints must not be taken for an answer
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    planner = Planner()
-    for line in sys.stdin.buffer:
-        pending = memoryview(json.dumps(answer(planner, line)).encode() + b"\n")
-        while pending:
-            pending = pending[os.write(answers, pending) :]
+    serve(sys.stdin.buffer, lambda pending: os.write(answers, pending))
 
 
 if __name__ == "__main__":

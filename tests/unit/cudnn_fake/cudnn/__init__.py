@@ -10,7 +10,7 @@ import os
 import signal
 from typing import Any
 
-from tests.unit.cudnn_fake.ubjson import encoded
+from .ubjson import encoded
 
 __version__ = "0.0"
 CANDIDATES = [("eng1_k2=1", 4096), ("eng2_k2=0", None), ("eng3", 64), ("eng4", 0)]
