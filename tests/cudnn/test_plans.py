@@ -20,6 +20,7 @@ import pytest
 from tazza.dnn.cudnn import A100, H100, CudnnPlanner, DeviceDescription, describe
 from tazza.dnn.cudnn import planner as planner_module
 from tazza.dnn.cudnn.describe import channels_last, contiguous
+from tazza.dnn.cudnn.stub import build_stub
 from tazza.dnn.library import Layout, Operation
 from tazza.errors import BackendError, UnsupportedError, WrongDeviceError
 
@@ -135,6 +136,7 @@ def test_a_cap_changes_the_plan(planner: CudnnPlanner) -> None:
     assert capped.workspace_bytes == 0
     assert capped.algorithm != free.algorithm
     assert planner.plan(operation, A100, max_workspace=34_734_096).workspace_bytes == 34_734_096
+    assert planner.plan(operation, H100, max_workspace=1 << 20).workspace_bytes == 131
 
 
 def test_a_cap_that_no_plan_keeps_is_an_error(planner: CudnnPlanner) -> None:
@@ -188,6 +190,19 @@ def test_the_versions_are_the_pinned_ones_and_nothing_is_loaded_here(planner: Cu
     assert not [word for word in ("libcudnn", "no-cuda-driver", "libnvrtc") if word in maps]
 
 
+def test_an_installed_driver_library_is_taken_and_nothing_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the system's loader finds one; here it is the stand-in in its place."""
+    installed = build_stub(tmp_path, timeout=60).parent
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(installed))
+    monkeypatch.setenv("CC", "no-such-compiler")
+    with CudnnPlanner(timeout=100, cache=tmp_path / "cache") as planner:
+        assert planner.info().driver == "real"
+        assert planner.plan(CASES["matmul"].operation, A100).workspace_bytes == 0
+    assert not (tmp_path / "cache").exists()
+
+
 def test_a_description_is_what_cudnn_reads_and_writes(planner: CudnnPlanner) -> None:
     """Its own report of a described device, in each plan, is read back by us."""
     serialized = planner.plan(CASES["conv"].operation, H100).serialized
@@ -196,7 +211,8 @@ def test_a_description_is_what_cudnn_reads_and_writes(planner: CudnnPlanner) -> 
     assert DeviceDescription.from_json(json.dumps(profile)) == H100
 
 
-def test_the_example_runs() -> None:
+def test_the_example_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     found = doctest.testmod(planner_module, optionflags=doctest.ELLIPSIS)
     assert found.attempted
     assert not found.failed

@@ -15,6 +15,8 @@ import pytest
 from tazza import errors
 from tazza.dnn.cudnn import A100, H100, CudnnPlan, CudnnPlanner, DeviceDescription, PlannerInfo, describe
 from tazza.dnn.cudnn import planner as module
+from tazza.dnn.cudnn.graphs import graph_of
+from tazza.dnn.cudnn.stub import build_stub
 from tazza.dnn.library import Operation
 from tests.unit.cudnn_fake import install
 from tests.unit.cudnn_fake.cudnn.ubjson import encoded
@@ -72,6 +74,17 @@ def test_info_says_what_plans(planner: CudnnPlanner) -> None:
     info = planner.info()
     assert info == PlannerInfo(92800, "0.0", info.driver, 1210)
     assert info.driver in ("stand-in", "real")
+
+
+def test_an_installed_driver_library_is_taken_and_nothing_is_built(
+    planner: CudnnPlanner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the system's loader finds one; here it is the stand-in in its place."""
+    installed = build_stub(tmp_path / "driver", timeout=60).parent
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(installed))
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert planner.info().driver == "real"
+    assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(4096, "eng1_k2=1"), (4095, "eng3"), (63, "eng4"), (0, "eng4")])
@@ -139,11 +152,8 @@ def test_a_process_without_its_parent_ends_itself(planner: CudnnPlanner) -> None
     planner.info()
     process = planner._process
     assert process is not None
-    request = {"graph": {}, "device": "{}", "seconds": 0.2, "sm_version": 90, "max_workspace": None}
-    device = named("hang").to_json()
-    from tazza.dnn.cudnn.graphs import graph_of
-
-    request |= {"graph": graph_of(CONV), "device": device, "deterministic": False}
+    request = {"graph": graph_of(CONV), "device": named("hang").to_json(), "sm_version": 90, "max_workspace": None}
+    request |= {"deterministic": False, "seconds": 0.2}
     with pytest.raises(errors.BackendError, match="killed by SIGALRM"):
         process.ask("plan", request, 30.0)
     planner._process = None

@@ -73,7 +73,7 @@ def compile_library(source: str, library: Path, *flags: str) -> None:
 
 
 def without_coverage(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave no half-written file of a child that is killed; a script's lines are not counted as the package's anyway."""
+    """Leave no half-written file of a child that is killed; the lines of a script are not counted anyway."""
     for name in ("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"):
         monkeypatch.delenv(name, raising=False)
 
