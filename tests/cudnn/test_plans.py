@@ -155,10 +155,12 @@ def test_the_workspace_of_attention_s_gradient_follows_its_shape(
     assert plan.workspace_bytes == batch * heads * rows * (width + 1) * 4 + 256
 
 
-def test_deterministic_plans_are_found(planner: CudnnPlanner) -> None:
-    for name in ("conv-backward-w", "conv"):
-        plan = planner.plan(CASES[name].operation, A100, deterministic=True)
-        assert plan.candidates > 0
+def test_determinism_changes_the_plan(planner: CudnnPlanner) -> None:
+    x, w = channels_last("float32", 32, 3, 224, 224), channels_last("float32", 64, 3, 7, 7)
+    operation = describe.conv2d_backward(x, w, padding=3, of="x")
+    free, deterministic = (planner.plan(operation, H100, deterministic=flag) for flag in (False, True))
+    assert (free.workspace_bytes, deterministic.workspace_bytes) == (430_347_024, 25_740_435)
+    assert free.algorithm != deterministic.algorithm
 
 
 def test_what_cudnn_does_not_have_is_said(planner: CudnnPlanner) -> None:

@@ -169,7 +169,7 @@ def test_lines_are_answered_in_pieces(timers: list[float], monkeypatch: pytest.M
         written.extend(piece[:3])
         return len(piece[:3])
 
-    serve([b'{"do": "start", "seconds": 1}\n'] * 2, write)
+    serve([b'{"do": "start", "seconds": 1}\n'] * 2 + [b"\n", b"never read"], write)
     assert written == b'{"need": "libcuda.so.1"}\n' * 2
 
 

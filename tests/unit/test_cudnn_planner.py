@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -223,6 +225,23 @@ def test_a_dropped_planner_is_ended_by_the_next_with_a_warning(tmp_path: Path, m
     with CudnnPlanner(cache=tmp_path) as following, pytest.warns(errors.LeakWarning, match=f"process {pid}"):
         following.info()
     assert is_gone(pid)
+
+
+def test_an_open_planner_is_ended_at_exit_without_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path / "site", monkeypatch)
+    code = (
+        "import sys\nfrom pathlib import Path\n"
+        "from tazza.dnn.cudnn import CudnnPlanner, planner\nfrom tazza.dnn.cudnn.coherence import Installation\n"
+        "folder = Path(sys.argv[1])\n"
+        "found = Installation('w', '9.28.0', '0', {folder / 'libcudnn.so.9': (1, 1)})\n"
+        "planner.examine_installation = lambda: found\n"
+        "kept = CudnnPlanner(cache=sys.argv[2])\nkept.info()\nprint(kept._process.pid)"
+    )
+    arguments = [str(tmp_path / "site/nvidia/cudnn/lib"), str(tmp_path / "cache")]
+    command = [sys.executable, "-W", "error", "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert is_gone(int(done.stdout))
+    assert not done.stderr
 
 
 def _in_a_fork(planner: CudnnPlanner) -> None:

@@ -20,6 +20,8 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="plans are made on Li
 ECHO = """
 import json, sys
 for line in sys.stdin.buffer:
+    if not line.strip():
+        break
     request = json.loads(line)
     print(json.dumps({"did": request["do"], "size": len(line)}), flush=True)
 """
@@ -124,6 +126,24 @@ def test_a_child_that_ignores_its_end_is_killed(start: Start, monkeypatch: pytes
     assert process.ask("a", {}, 30) == {}
     process.end(0.05)
     check_gone(process)
+
+
+def test_a_fork_that_holds_the_pipe_does_not_delay_the_end(start: Start) -> None:
+    process = start(ECHO)
+    process.ask("a", {}, 30)
+    ready, done = os.pipe(), os.pipe()
+    forked = os.fork()
+    if forked == 0:  # holds a copy of the child's input until it is told
+        os.write(ready[1], b"x")
+        os.read(done[0], 1)
+        os._exit(0)
+    os.read(ready[0], 1)
+    process.end(60)
+    assert process._process.returncode == 0, "it was not killed"
+    os.write(done[1], b"x")
+    os.waitpid(forked, 0)
+    for end in (*ready, *done):
+        os.close(end)
 
 
 def test_an_interrupt_ends_the_child(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """The planner's process: cuDNN's front end behind JSON lines; it imports nothing of tazza and ends with its parent.
 
-Each line of standard input is a request, answered by one line. What the libraries print goes to standard error.
+Each line of standard input is a request, answered by one line; an empty one is the end, as the input's own end is.
+What the libraries print goes to standard error.
 """
 
 from __future__ import annotations
@@ -250,7 +251,7 @@ _CONSTANTS = {b"Z": None, b"T": True, b"F": False}
 def _first_line(error: BaseException) -> str:
     """What a front end says in a line; cuDNN's own report of each engine follows it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip("_ ")]
-    return (lines[0] if lines else type(error).__name__)[:300]
+    return (lines[0].rstrip("_ ").removesuffix(" for") if lines else type(error).__name__)[:300]
 
 
 def answer(planner: Planner, line: bytes) -> dict[str, Any]:
@@ -272,9 +273,11 @@ def answer(planner: Planner, line: bytes) -> dict[str, Any]:
 
 
 def serve(requests: Iterable[bytes], write: Callable[[memoryview], int]) -> None:
-    """Answer line by line until there are no more; `write` may take a part of what it is given."""
+    """Answer line by line until there are no more, or an empty one; `write` may take a part of what it is given."""
     planner = Planner()
     for line in requests:
+        if not line.strip():
+            return
         pending = memoryview(json.dumps(answer(planner, line)).encode() + b"\n")
         while pending:
             pending = pending[write(pending) :]

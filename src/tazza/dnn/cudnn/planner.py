@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import base64
 import json
 import os
@@ -33,6 +34,7 @@ from tazza.errors import (
     WaitTimeoutError,
     WrongDeviceError,
 )
+from tazza.util.liveset import LiveSet
 from tazza.util.report import report
 from tazza.util.text import format_nbytes
 
@@ -127,6 +129,7 @@ class CudnnPlanner:
         self._process: PlannerProcess | None = None
         self._info: PlannerInfo | None = None
         self._closed = False
+        _live.add(self)
 
     def plan(
         self,
@@ -305,6 +308,7 @@ class CudnnPlanner:
         return f"<CudnnPlanner of {self._installation.wheel} {self._installation.version}: {state}>"
 
 
+_live: LiveSet[CudnnPlanner] = LiveSet()
 _dropped: deque[tuple[int, PlannerProcess | None]] = deque()
 """Processes whose planner was dropped without being closed, for the next one to end."""
 
@@ -315,6 +319,17 @@ def _end_dropped() -> None:
         if process is not None and pid == os.getpid():
             report(f"a CudnnPlanner was dropped without close(); process {process.pid} is ended", LeakWarning)
             process.end()
+
+
+def _end_at_exit() -> None:
+    """Leave no process behind, though each would end by itself when its input does."""
+    for planner in _live.now():
+        if planner._pid == os.getpid():
+            planner._end()
+    _end_dropped()
+
+
+atexit.register(_end_at_exit)
 
 
 def _wrong_device(said: dict[str, Any], do: str, device: DeviceDescription, what: str) -> TazzaError:

@@ -128,9 +128,14 @@ class PlannerProcess:
         return f"the planner's process {how}{self._complaint}"
 
     def end(self, patience: float = _DEATH) -> None:
-        """Close the child's input, which ends it; kill it after `patience` seconds; reap it. May be called twice."""
+        """Tell the child to end; kill it after `patience` seconds; reap it. May be called twice."""
         if self._errors.closed:
             return
+        try:
+            # Closing alone would not do where a fork of this process holds the pipe open as well.
+            os.write(self._input.fileno(), b"\n")
+        except (BlockingIOError, BrokenPipeError):  # it does not read, or is gone: waiting and killing are what is left
+            pass
         self._input.close()
         try:
             self._process.wait(max(patience, 0.001))
