@@ -45,6 +45,14 @@ def test_a_missing_peer_is_listed_and_never_an_error() -> None:
     assert judge([Budget("a.x.us", "a.x.nobody", 1.0)], {"a.x.us": [1.0]})[0].verdict == "not measured"
 
 
+def test_a_star_stands_for_the_geometric_mean_of_all_pairs() -> None:
+    results = {"a.x.ours": [1.0] * 3, "a.x.theirs": [2.0] * 3, "a.y.ours": [8.0] * 3, "a.y.theirs": [1.0] * 3}
+    assert judge([Budget("a.*.ours", "a.*.theirs", at_most=2.0)], results)[0].ratio == pytest.approx(2.0)
+    alone = results | {"a.z.ours": [1.0] * 3}
+    assert judge([Budget("a.*.ours", "a.*.theirs", at_most=2.0)], alone)[0].verdict == "not measured"
+    assert judge([Budget("b.*.ours", "b.*.theirs", at_most=2.0)], results)[0].verdict == "not measured"
+
+
 class LineTimer:
     """Stands in for `timeit.Timer`: a run takes a millisecond for each line of the statement."""
 
@@ -63,6 +71,18 @@ def test_times_are_per_operation(monkeypatch: pytest.MonkeyPatch) -> None:
     one, ten = Case("a.x.one", "f()\n", {}), Case("a.x.ten", "f()\n" * 10, {}, operations=10)
     results = measure([one, ten], rounds=4, sample_seconds=0.05)
     assert results == {"a.x.one": [pytest.approx(1e-3)] * 4, "a.x.ten": [pytest.approx(1e-3)] * 4}
+
+
+def test_long_cases_get_fewer_samples_and_their_budget_pairs_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.harness.timeit.Timer", LineTimer)
+    cases = [
+        Case("a.x.ours", "f()\n", {}, rounds=2),
+        Case("a.x.theirs", "f()\n" * 2, {}, rounds=2),
+        Case("a.y", "f()", {}),
+    ]
+    results = measure(cases, rounds=5, sample_seconds=0.01)
+    assert [len(results[case.id]) for case in cases] == [2, 2, 5]
+    assert judge([Budget("a.x.ours", "a.x.theirs", 1.0)], results)[0].ratio == pytest.approx(0.5)
 
 
 def test_a_run_prints_its_build_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
