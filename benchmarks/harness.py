@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import timeit
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from statistics import geometric_mean, median
 
@@ -76,11 +77,13 @@ class Area:
         cases: what is timed.
         budgets: what is promised; they may name amounts too.
         amounts: what is counted and not timed, by id, for example bytes.
+        scope: entered while the cases run, for example a limit on threads.
     """
 
     cases: Sequence[Case | Missing]
     budgets: Sequence[Budget] = ()
     amounts: Mapping[str, float] = field(default_factory=dict)
+    scope: AbstractContextManager[object] = field(default_factory=nullcontext)
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import harness
+from benchmarks import bench_dnn, harness
 from benchmarks.__main__ import AREAS, main
 from benchmarks.compare import peer
+from benchmarks.dnn_shapes import CONVOLUTIONS, Convolution, Matmul
 from benchmarks.harness import Budget, Case, Missing, judge, measure
 from benchmarks.report import BUILD
 
@@ -100,6 +101,45 @@ def test_a_run_prints_its_build_and_writes_json(tmp_path: Path, capsys: pytest.C
 def test_areas_run(area: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([area, "--rounds", "1", "--sample-ms", "0.1"]) == 0
     assert f"  {area}." in capsys.readouterr().out
+
+
+def test_the_area_of_dnn_libraries_compares_every_side_and_has_budgets_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    works = [(Convolution(3, 8, 4, 3), 1), (Convolution(4, 6, 8, 1, 2), 2), (Matmul(2, 3, 4), 1)]
+    area = bench_dnn.area(works, dnn="reference")
+    cases = [case for case in area.cases if isinstance(case, Case)]
+    monkeypatch.setattr("benchmarks.dnn_peers.SETTLE", 0.0)
+    with area.scope:
+        seen = measure(cases, rounds=1, sample_seconds=1e-6)
+    assert {name for name in seen if name.endswith(".tazza")} == {
+        "dnn.conv1-nchw-3x8-k3-4.tazza",
+        "dnn.conv1-nhwc-3x8-k3-4.tazza",
+        "dnn.conv2-nchw-4x6-k1-8-s2.tazza",
+        "dnn.conv2-nhwc-4x6-k1-8-s2.tazza",
+        "dnn.matmul-2x3x4.tazza",
+    }
+    peers = {name for name in seen if not name.endswith(".tazza")}
+    verdicts = judge(area.budgets, seen)
+    assert {v.budget.peer for v in verdicts if v.ratio is not None and "*" not in v.budget.peer} == peers
+    missing = {case.id.rpartition(".")[2] for case in area.cases if isinstance(case, Missing)}
+    for verdict in verdicts:
+        assert (verdict.ratio is None) == any(verdict.budget.peer.rpartition(".")[2].startswith(one) for one in missing)
+
+
+def test_the_convolutions_are_those_of_resnet_50() -> None:
+    network, size, channels = [Convolution(3, 224, 64, 7, 2)], 56, 64
+    for width, blocks, first in ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)):
+        for block in range(blocks):
+            stride = 1 if block else first
+            network += [Convolution(channels, size, width, 1), Convolution(width, size, width, 3, stride)]
+            if block == 0:
+                network.append(Convolution(channels, size, 4 * width, 1, stride))
+            size, channels = size // stride, 4 * width
+            network.append(Convolution(width, size, channels, 1))
+    assert len(network) == 53
+    assert set(network) == set(CONVOLUTIONS)
+    # torchvision states 4.09 thousand million multiplications, the classifier among them.
+    products = [one.channels * one.kernel**2 * one.filters * one.result_size**2 for one in network]
+    assert sum(products) + 2048 * 1000 == 4_089_184_256
 
 
 def test_unknown_areas_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
