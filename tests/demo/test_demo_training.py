@@ -15,6 +15,7 @@ import pytest
 import tazza as tz
 from tazza.demo import Outcome, Settings, digits, run
 from tazza.demo.digits import COUNT, HELD_OUT
+from tazza.dnn import ReferenceLibrary
 from tazza.errors import ArgumentError, CheckpointError, UnsupportedError
 from tests.demo import small
 
@@ -221,3 +222,19 @@ def test_a_failing_step_ends_the_run(monkeypatch: pytest.MonkeyPatch, small_digi
 def test_bad_settings_are_named(name: str, value: Any) -> None:
     with pytest.raises(ArgumentError, match=f"{name}: got"):
         Settings(**{name: value})
+
+
+@pytest.mark.usefixtures("small_digits")
+def test_a_checkpoint_of_another_dnn_library_is_refused_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "checkpoint"
+    with tz.open("cpu", seed=3, dnn="reference") as ctx:
+        outcome = run(ctx, small.SETTINGS, checkpoint=path)
+    assert (outcome.dnn, outcome.dnn_version) == ("reference", ReferenceLibrary.version)
+    before = path.read_bytes()
+    monkeypatch.setattr(ReferenceLibrary, "version", "0.0.1")
+    words = f"dnn='reference {outcome.dnn_version}', this one has dnn='reference 0.0.1'"
+    with tz.open("cpu", seed=3, dnn="reference") as ctx, pytest.raises(CheckpointError, match=words):
+        run(ctx, small.SETTINGS, checkpoint=path)
+    assert path.read_bytes() == before

@@ -204,12 +204,19 @@ def test_softmax_of_huge_logits_is_finite() -> None:
     assert np.all(gradient == 0)
 
 
-def test_matmul_and_its_gradient() -> None:
-    a, b, dy = draw_array(0, 2, 3, 4), draw_array(1, 2, 4, 5), draw_array(2, 2, 3, 5)
+@pytest.mark.parametrize("activation", [None, "relu", "sigmoid", "tanh"])
+def test_matmul_and_its_gradient(activation: Activation) -> None:
+    a, b, bias, dy = draw_array(0, 2, 3, 4), draw_array(1, 2, 4, 5), draw_array(2, 5), draw_array(3, 2, 3, 5)
     np.testing.assert_allclose(DNN.matmul(a, b), np.einsum("nij,njk->nik", a, b))
-    da, db = DNN.matmul_backward(dy, a, b)
-    np.testing.assert_allclose(da, numeric_gradient(lambda v: float(np.sum(DNN.matmul(v, b) * dy)), a), atol=1e-7)
-    np.testing.assert_allclose(db, numeric_gradient(lambda v: float(np.sum(DNN.matmul(a, v) * dy)), b), atol=1e-7)
+    y = DNN.matmul(a, b, bias, activation=activation)
+    da, db, dbias = DNN.matmul_backward(dy, a, b, y=y, activation=activation)
+
+    def loss(a: Array = a, b: Array = b, bias: Array = bias) -> float:
+        return float(np.sum(DNN.matmul(a, b, bias, activation=activation) * dy))
+
+    np.testing.assert_allclose(da, numeric_gradient(lambda v: loss(a=v), a), atol=1e-7)
+    np.testing.assert_allclose(db, numeric_gradient(lambda v: loss(b=v), b), atol=1e-7)
+    np.testing.assert_allclose(dbias, numeric_gradient(lambda v: loss(bias=v), bias), atol=1e-7)
 
 
 def test_relu() -> None:

@@ -6,7 +6,7 @@ storage holds the block and cannot be resized. Autograd is the user's: nothing h
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, Final, final
 
@@ -163,6 +163,10 @@ class HostTorch(ArrayLibrary):
         return self._torch.from_numpy(array)
 
     # Copies and fills ----------------------------------------------------------------------------------------------
+
+    def tracks(self, values: Sequence[Any]) -> bool:
+        torch = self._torch
+        return torch.is_grad_enabled() and any(isinstance(one, torch.Tensor) and one.requires_grad for one in values)
 
     def plain(self, value: Any, *, writes: bool = False) -> Any:
         if not isinstance(value, self._torch.Tensor):

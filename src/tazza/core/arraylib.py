@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import importlib
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -70,6 +70,10 @@ class ArrayLibrary(abc.ABC):
     def sink(self) -> Sink | None:
         """Where the generator's draws go; None makes NumPy arrays, filled before the call returns."""
         return None
+
+    def tracks(self, values: Sequence[Any]) -> bool:
+        """Tell whether the library records what is done with some of these values, for gradients of its own."""
+        return False
 
     def plain(self, value: Any, *, writes: bool = False) -> Any:
         """What copies and fills may take for a value: a Buffer, a NumPy array over the same memory, or as it came."""

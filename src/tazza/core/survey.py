@@ -153,7 +153,7 @@ def _segments(memory_pool: Any) -> list[Segment]:
             address: nbytes
             for lane in lanes
             for heap in (lane.small, lane.large)
-            for address, nbytes in heap.segments.items()
+            for address, nbytes in list(heap.segments.items())  # a finaliser may allocate meanwhile
         }
         blocks = []
         for block in list(pool.blocks.values()):

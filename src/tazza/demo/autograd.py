@@ -11,7 +11,14 @@ from typing import Any
 from tazza.demo.network import unpack
 from tazza.dnn import Array, Dnn
 
-__all__ = ["gradient", "predict"]
+__all__ = ["gradient", "library", "predict"]
+
+
+def library() -> tuple[str, str]:
+    """Return the name and the version of PyTorch."""
+    import torch
+
+    return "torch", str(torch.__version__)
 
 
 def predict(xp: Any, dnn: Dnn, parameters: Array, images: Array) -> Array:

@@ -20,7 +20,7 @@ def as_dict(outcome: Outcome) -> dict[str, Any]:
     """Return the outcome in JSON's types.
 
     Keys: device, seed, epochs, batch_size, shards, test_accuracy, class_accuracy, train_loss, images_per_second,
-    peak_bytes, steps_run, resumed_at_step, weights_sha256, dnn, arrays.
+    peak_bytes, steps_run, resumed_at_step, weights_sha256, dnn, dnn_version, arrays.
     """
     return {
         "device": outcome.device,
@@ -37,6 +37,7 @@ def as_dict(outcome: Outcome) -> dict[str, Any]:
         "resumed_at_step": outcome.resumed_at_step,
         "weights_sha256": outcome.weights_sha256,
         "dnn": outcome.dnn,
+        "dnn_version": outcome.dnn_version,
         "arrays": outcome.arrays,
     }
 
@@ -51,7 +52,10 @@ def fact_rows(outcome: Outcome) -> list[tuple[str, str]]:
         ("seed", str(outcome.seed)),
         ("epochs", f"{outcome.settings.epochs}, in batches of {outcome.settings.batch_size}"),
         ("steps", f"{outcome.steps_run}{resumed}"),
-        ("speed", f"{outcome.images_per_second:,.0f} images/s with the {outcome.dnn} DNN library"),
+        (
+            "speed",
+            f"{outcome.images_per_second:,.0f} images/s with the {outcome.dnn} {outcome.dnn_version} DNN library",
+        ),
         ("peak memory", format_nbytes(outcome.peak_bytes)),
         ("held-out digits", f"{right} of {count} recognised: {outcome.test_accuracy:.2%}"),
         ("weights", f"SHA-256 {outcome.weights_sha256[:16]}..."),

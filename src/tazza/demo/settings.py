@@ -71,7 +71,7 @@ class Outcome:
         predictions: (360,) the digit seen in each held-out image.
         labels: (360,) the digit that is there.
         images: (360, 8, 8) the held-out images.
-        dnn: name of the library that computed the network's layers.
+        dnn, dnn_version: the library that computed the network's layers.
         arrays: name of the array library.
     """
 
@@ -89,4 +89,5 @@ class Outcome:
     labels: np.ndarray[Any, np.dtype[np.int64]]
     images: np.ndarray[Any, np.dtype[np.float32]]
     dnn: str
+    dnn_version: str
     arrays: str

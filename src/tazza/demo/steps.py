@@ -13,7 +13,7 @@ import tazza as tz
 from tazza.demo import autograd, network
 from tazza.dnn import Array
 
-__all__ = ["SHIFT_DRAWS", "initial_parameters", "library_name", "predictions", "shard_gradient", "shifted", "update"]
+__all__ = ["SHIFT_DRAWS", "initial_parameters", "library", "predictions", "shard_gradient", "shifted", "update"]
 
 SHIFT_DRAWS: Final = 6
 
@@ -94,10 +94,10 @@ def predictions(parameters: Array, images: Array) -> Array:
         return ctx.xp.argmax(_network(ctx).predict(ctx.xp, ctx.dnn, parameters, images), axis=1)
 
 
-def library_name() -> str:
-    """Return the name of the library that computes the network's layers here."""
+def library() -> tuple[str, str]:
+    """Return name and version of the library that computes the network's layers here."""
     ctx = tz.current()
-    return "torch" if _network(ctx) is autograd else str(ctx.dnn.name)
+    return autograd.library() if _network(ctx) is autograd else (ctx.dnn.name, ctx.dnn.library.version)
 
 
 def _network(ctx: tz.Context) -> ModuleType:

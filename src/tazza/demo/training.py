@@ -75,6 +75,7 @@ class Training:
         normals = ctx.random.for_purpose("demo weights").standard_normal(PARAMETER_COUNT, dtype="float32")
         self._parameters = ctx.launch(steps.initial_parameters, normals).result()
         self._velocity = self._zeros(PARAMETER_COUNT)
+        self._library: tuple[str, str] = ctx.launch(steps.library).result()
         self._tally = self._zeros(2)
         self._last: tuple[tz.Task, ...] = ()
         ctx.state.register("training", self)
@@ -84,6 +85,7 @@ class Training:
         return {
             "settings": asdict(self._settings),
             "arrays": self._ctx.spec.arrays,
+            "dnn": " ".join(self._library),
             "parameters": self._parameters,
             "velocity": self._velocity,
         }
@@ -92,8 +94,8 @@ class Training:
         """Continue a run of the same settings.
 
         Raises:
-            CheckpointError: the state is of a run with other settings or another array library. That one computes the
-                same to rounding only, and the weights would be those of no run that was not interrupted.
+            CheckpointError: the state is of a run with other settings, or with another array or DNN library. Those
+                compute the same to rounding only, and the weights would be those of no run that was not interrupted.
         """
         settings = dict(state["settings"])
         if settings != asdict(self._settings):
@@ -101,12 +103,12 @@ class Training:
                 f"the checkpoint is of a run with {settings}, this one has {asdict(self._settings)}; "
                 "use the same settings, or another file"
             )
-        library = self._ctx.spec.arrays
-        if state["arrays"] != library:
-            raise CheckpointError(
-                f"the checkpoint is of a run with arrays={state['arrays']!r}, this one has arrays={library!r}; "
-                "use the same array library, or another file"
-            )
+        for name, here in (("arrays", self._ctx.spec.arrays), ("dnn", " ".join(self._library))):
+            if state[name] != here:
+                raise CheckpointError(
+                    f"the checkpoint is of a run with {name}={state[name]!r}, this one has {name}={here!r}; "
+                    "use the same library, or another file"
+                )
         arrays = [np.asarray(state[name], np.float32).reshape(PARAMETER_COUNT) for name in ("parameters", "velocity")]
         self._parameters, self._velocity = (self._ctx.asarray(array, copy=True) for array in arrays)
 
@@ -189,7 +191,8 @@ class Training:
             predictions=seen,
             labels=data.test_labels,
             images=data.test_images[:, 0],
-            dnn=ctx.launch(steps.library_name).result(),
+            dnn=self._library[0],
+            dnn_version=self._library[1],
             arrays=ctx.spec.arrays,
         )
 

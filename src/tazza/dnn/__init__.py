@@ -1,6 +1,7 @@
 """Neural-network operations behind one small interface; ``ctx.dnn`` is an implementation for the context's device."""
 
 from tazza.dnn.interface import Activation as Activation
+from tazza.dnn.interface import ActivationKind as ActivationKind
 from tazza.dnn.interface import Array as Array
 from tazza.dnn.interface import Dnn as Dnn
 from tazza.dnn.interface import Pair as Pair
@@ -20,6 +21,7 @@ from tazza.dnn.wrapper import DnnWrapper as DnnWrapper
 
 __all__ = [
     "Activation",
+    "ActivationKind",
     "Array",
     "Choice",
     "Dnn",

@@ -5,15 +5,21 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple, final
+from typing import Any, NamedTuple, final
 
+import array_api_compat.numpy as xp
 import numpy as np
 
 from tazza.core.context import Context
-from tazza.dnn.interface import Activation, Array, Dnn, Pair
+from tazza.core.generator import Generator
+from tazza.dnn.autograd_torch import tracked
+from tazza.dnn.checks import check_dropout
+from tazza.dnn.interface import Activation, Array, Pair
 from tazza.dnn.library import Algorithm, Choice, Layout, Library, Operation, Plan
 from tazza.dnn.operations import OPERATIONS, Output
+from tazza.dnn.planned_layers import PlannedLayers
 from tazza.dnn.plans import CacheInfo, PlanCache
+from tazza.dnn.reference_layers import kept_from
 from tazza.dnn.reference_library import ReferenceLibrary
 from tazza.dnn.state import DnnState, DnnStates, states_of
 from tazza.errors import ArgumentError, ClosedError, OutOfMemoryError, UnsupportedError
@@ -37,7 +43,7 @@ class _Call(NamedTuple):
 
 
 @final
-class PlannedDnn(Dnn):
+class PlannedDnn(PlannedLayers):
     """The operations of `Dnn` on a context's arrays, done by a library in one of the device's states.
 
     Results are fresh arrays of the context's library, in memory of its pool, with the order of axes in memory that the
@@ -189,32 +195,23 @@ class PlannedDnn(Dnn):
         dx, dw, dbias = self._do("linear.backward", (dy, x, w, y), (activation,), need_dx)
         return dx, dw, dbias
 
-    def matmul(self, a: Array, b: Array) -> Array:
-        return self._do("matmul", (a, b), ())[0]
+    def matmul(self, a: Array, b: Array, bias: Array | None = None, *, activation: Activation = None) -> Array:
+        return self._do("matmul", (a, b, bias), (activation,))[0]
 
-    def matmul_backward(self, dy: Array, a: Array, b: Array) -> tuple[Array, Array]:
-        da, db = self._do("matmul.backward", (dy, a, b), ())
-        return da, db
+    def matmul_backward(
+        self, dy: Array, a: Array, b: Array, *, y: Array | None = None, activation: Activation = None
+    ) -> tuple[Array, Array, Array]:
+        da, db, dbias = self._do("matmul.backward", (dy, a, b, y), (activation,))
+        return da, db, dbias
 
-    def relu(self, x: Array) -> Array:
-        return self._do("relu", (x,), ())[0]
-
-    def relu_backward(self, dy: Array, y: Array) -> Array:
-        return self._do("relu.backward", (dy, y), ())[0]
-
-    def max_pool2d(self, x: Array, window: Pair, *, stride: Pair | None = None, padding: Pair = 0) -> Array:
-        return self._do("max_pool2d", (x,), (window, stride, padding))[0]
-
-    def max_pool2d_backward(
-        self, dy: Array, x: Array, y: Array, window: Pair, *, stride: Pair | None = None, padding: Pair = 0
-    ) -> Array:
-        return self._do("max_pool2d.backward", (dy, x, y), (window, stride, padding))[0]
-
-    def softmax_cross_entropy(
-        self, logits: Array, labels: Array, *, reduction: Literal["mean", "sum"] = "mean"
-    ) -> tuple[Array, Array]:
-        loss, dlogits = self._do("softmax_cross_entropy", (logits, labels), (reduction,))
-        return loss, dlogits
+    def dropout(self, x: Array, rate: float, random: Generator) -> tuple[Array, Array]:
+        ctx = self._ctx()
+        [plain] = self._arrays((x,))
+        rate = check_dropout(xp, plain, rate, random)  # before a draw, which a wrong call must not use up
+        [draws] = self._arrays((random.random(plain.size, dtype="float32"),))
+        mask, kept = _make(ctx, plain.shape, np.dtype(bool), False)
+        np.greater_equal(draws.reshape(plain.shape), kept_from(rate), out=kept)
+        return self._do("dropout", (x, mask), (rate,))[0], mask
 
     # One call ------------------------------------------------------------------------------------------------------
 
@@ -222,6 +219,8 @@ class PlannedDnn(Dnn):
         self, name: str, inputs: Sequence[Array | None], options: tuple[Any, ...], want_first: bool = True
     ) -> list[Array]:
         ctx = self._ctx()
+        if ctx.arrays.tracks(inputs):
+            return tracked(self._do, name, inputs, options)
         arrays = self._arrays(inputs)
         call = self._call(name, arrays, options, want_first, self._choice)
         results: list[Array] = []

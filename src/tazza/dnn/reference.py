@@ -8,29 +8,30 @@ so that the result for one image does not depend on the others.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal, final
+from typing import Any, final
 
 from tazza.dnn.checks import (
     Window,
+    check_average_pool,
     check_bias,
     check_conv,
-    check_cross_entropy,
     check_dtype,
-    check_float,
+    check_gradient,
     check_linear,
     check_matmul,
     check_matmul_backward,
     check_pool,
     check_shape,
+    check_upstream,
 )
-from tazza.dnn.interface import Activation, Array, Dnn, Pair
-from tazza.errors import ArgumentError
+from tazza.dnn.interface import Activation, Array, Pair
+from tazza.dnn.reference_layers import ReferenceLayers
 
 __all__ = ["ReferenceDnn"]
 
 
 @final
-class ReferenceDnn(Dnn):
+class ReferenceDnn(ReferenceLayers):
     """`Dnn` for any namespace of the Array API standard whose arrays can be written to.
 
     Args:
@@ -113,24 +114,19 @@ class ReferenceDnn(Dnn):
         dx = self._xp.matmul(dy, w) if need_dx else None
         return dx, self._xp.matmul(dy.T, x), self._xp.sum(dy, axis=0)
 
-    def matmul(self, a: Array, b: Array) -> Array:
-        check_matmul(self._xp, a, b)
-        return self._xp.matmul(a, b)
+    def matmul(self, a: Array, b: Array, bias: Array | None = None, *, activation: Activation = None) -> Array:
+        check_matmul(self._xp, a, b, bias, activation)
+        y = self._xp.matmul(a, b)
+        return self._activated(y if bias is None else y + bias, activation)
 
-    def matmul_backward(self, dy: Array, a: Array, b: Array) -> tuple[Array, Array]:
+    def matmul_backward(
+        self, dy: Array, a: Array, b: Array, *, y: Array | None = None, activation: Activation = None
+    ) -> tuple[Array, Array, Array]:
         xp = self._xp
-        check_matmul_backward(xp, dy, a, b)
-        return xp.matmul(dy, xp.matrix_transpose(b)), xp.matmul(xp.matrix_transpose(a), dy)
-
-    def relu(self, x: Array) -> Array:
-        check_float("x", x, self._xp)
-        return self._xp.maximum(x, self._xp.zeros((), dtype=x.dtype))
-
-    def relu_backward(self, dy: Array, y: Array) -> Array:
-        check_float("y", y, self._xp)
-        check_dtype("dy", dy, y)
-        check_shape("dy", dy, tuple(y.shape))
-        return self._xp.where(y > 0, dy, self._xp.zeros((), dtype=y.dtype))
+        check_matmul_backward(xp, dy, a, b, y, activation)
+        dy = self._before_activation(dy, y, activation)
+        dbias = xp.sum(dy, axis=tuple(range(dy.ndim - 1)))
+        return xp.matmul(dy, xp.matrix_transpose(b)), xp.matmul(xp.matrix_transpose(a), dy), dbias
 
     def max_pool2d(self, x: Array, window: Pair, *, stride: Pair | None = None, padding: Pair = 0) -> Array:
         frame = check_pool(self._xp, x, window, stride, padding)
@@ -159,20 +155,42 @@ class ReferenceDnn(Dnn):
             left = xp.where(found, zero, left)
         return _unpad(xp, dx, frame)
 
-    def softmax_cross_entropy(
-        self, logits: Array, labels: Array, *, reduction: Literal["mean", "sum"] = "mean"
-    ) -> tuple[Array, Array]:
-        xp = self._xp
-        check_cross_entropy(xp, logits, labels, reduction)
-        shifted = logits - xp.max(logits, axis=1, keepdims=True)
-        exponentials = xp.exp(shifted)
-        total = xp.sum(exponentials, axis=1, keepdims=True)
-        classes = xp.arange(logits.shape[1], dtype=labels.dtype)
-        chosen = xp.astype(xp.expand_dims(labels, axis=1) == classes, logits.dtype)
-        loss = xp.sum(xp.log(total)) - xp.sum(shifted * chosen)
-        gradient = exponentials / total - chosen
-        scale = 1.0 if reduction == "sum" else 1.0 / max(logits.shape[0], 1)
-        return loss * scale, gradient * scale
+    def avg_pool2d(
+        self,
+        x: Array,
+        window: Pair,
+        *,
+        stride: Pair | None = None,
+        padding: Pair = 0,
+        count_padding: bool | None = None,
+    ) -> Array:
+        frame, whole = check_average_pool(self._xp, x, window, stride, padding, count_padding)
+        output = frame.output(x.shape[2:])
+        padded = self._pad(x, frame, 0.0)
+        slices = _slices(frame, output)
+        y = self._xp.asarray(padded[next(slices)], copy=True)
+        for part in slices:
+            y = y + padded[part]
+        return y / self._counts(x, frame, output, whole)
+
+    def avg_pool2d_backward(
+        self,
+        dy: Array,
+        x: Array,
+        window: Pair,
+        *,
+        stride: Pair | None = None,
+        padding: Pair = 0,
+        count_padding: bool | None = None,
+    ) -> Array:
+        frame, whole = check_average_pool(self._xp, x, window, stride, padding, count_padding)
+        output = frame.output(x.shape[2:])
+        check_gradient(dy, x, (*x.shape[:2], *output))
+        share = dy / self._counts(x, frame, output, whole)
+        dx = self._xp.zeros(_padded_shape(x, frame), dtype=x.dtype)
+        for part in _slices(frame, output):
+            dx[part] += share
+        return _unpad(self._xp, dx, frame)
 
     # Shared parts --------------------------------------------------------------------------------------------------
 
@@ -180,20 +198,32 @@ class ReferenceDnn(Dnn):
         if bias is not None:
             check_bias(bias, w)
             y = y + self._xp.reshape(bias, spread)
-        return self.relu(y) if activation == "relu" else y
+        return self._activated(y, activation)
+
+    def _activated(self, y: Array, activation: Activation) -> Array:
+        return y if activation is None else self.activate(y, activation)
 
     def _start_backward(
         self, dy: Array, y: Array | None, x: Array, shape: tuple[int, ...], activation: Activation
     ) -> Array:
         """Check `dy` and take it back through the activation."""
-        check_dtype("dy", dy, x)
-        check_shape("dy", dy, shape)
-        if activation is None:
-            return dy
-        if y is None:
-            raise ArgumentError.of("y", y, "the result of the forward call, as there was an activation")
-        check_shape("y", y, shape)
-        return self.relu_backward(dy, y)
+        check_upstream(dy, y, x, shape, activation)
+        return self._before_activation(dy, y, activation)
+
+    def _before_activation(self, dy: Array, y: Array | None, activation: Activation) -> Array:
+        return dy if activation is None else self.activate_backward(dy, activation, y=y)
+
+    def _counts(self, x: Array, window: Window, output: tuple[int, int], whole: bool) -> Array:
+        """Return by how much the sum of each window is divided: a 0-d array, or (OH, OW)."""
+        if whole:
+            return self._xp.asarray(window.size[0] * window.size[1], dtype=x.dtype)
+        rows, columns = (
+            [min(first + size, padding + extent) - max(first, padding) for first in range(0, stride * count, stride)]
+            for extent, size, stride, padding, count in zip(
+                x.shape[2:], window.size, window.stride, window.padding, output, strict=True
+            )
+        )
+        return self._xp.asarray([[row * column for column in columns] for row in rows], dtype=x.dtype)
 
     def _patches(self, x: Array, window: Window, output: tuple[int, int], groups: int) -> Array:
         """Return (N, groups, C / groups * KH * KW, OH * OW): in each column what one filter position sees."""

@@ -17,6 +17,7 @@ from tazza.dnn.workspace import Lease
 __all__ = ["ReferenceLibrary"]
 
 _DTYPES = ("float32", "float64")
+_METHODS = {"dropout": "dropout_by"}  # the others are called like the operation
 
 
 @final
@@ -51,7 +52,8 @@ class _ReferencePlan(Plan):
     def __init__(self, operation: Operation) -> None:
         self.operation = operation
         kind = OPERATIONS[operation.name]
-        self._method = getattr(ReferenceDnn(xp), operation.name.replace(".", "_"))
+        method = _METHODS.get(operation.name, operation.name.replace(".", "_"))
+        self._method = getattr(ReferenceDnn(xp), method)
         self._names = kind.inputs
         self._options = dict(zip(kind.options, operation.options, strict=True))
         if operation.outputs[0] is None:

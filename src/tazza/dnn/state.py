@@ -10,6 +10,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar, final
 
+import numpy as np
+
 from tazza.core.completion import timeout_or_default
 from tazza.core.failures import Failures
 from tazza.core.pool import pool_of
@@ -29,6 +31,7 @@ from tazza.errors import (
     WaitTimeoutError,
 )
 from tazza.hot import generation, top
+from tazza.util.hostmemory import address_of
 
 __all__ = ["DnnState", "DnnStates", "Entered", "StateInfo", "SyncedDnnState", "states_of"]
 
@@ -91,14 +94,23 @@ class DnnState:
             raise UsageError(f"{self!r} is not held by this thread; use it inside with_state(index, fn) or lease()")
 
     def scratch(self, lease: Lease | None, nbytes: int, alignment: int = 64) -> int:
-        """Return the address of a lease for a call that needs `nbytes`, or refuse; 0 where it needs none.
+        """Return where the host sees the bytes of a lease, for a call that needs `nbytes`; 0 where it needs none.
+
+        For libraries that compute on the host: on devices whose memory it cannot address, inside a launched function.
 
         Raises:
-            UsageError: the state is not held here, or the lease is none of this workspace's, too small or misaligned.
+            UsageError: the state is not held here, or the lease is none of this workspace's, too small or misaligned,
+                or this is no place from which the host sees the memory. Nothing was called.
             ClosedError: the lease is over.
         """
         self.check_held()
-        return check_lease(lease, self.workspace, nbytes, alignment) if nbytes else 0
+        if not nbytes:
+            return 0
+        address = check_lease(lease, self.workspace, nbytes, alignment)
+        runtime = self._runtime
+        if runtime.host_addressable:
+            return address
+        return address_of(runtime.driver.view(runtime.info, address, np.dtype(np.uint8), (nbytes,), None, False))
 
     def execute(self, stream: Stream, fn: Callable[[DnnState], T]) -> T:
         """Call ``fn(self)`` after all work of `stream` so far, and order its later work after what `fn` queues.

@@ -20,6 +20,7 @@ __all__ = ["AddressSpace", "PinnedHost"]
 _BASE = 1 << 52
 _DEVICE_SHIFT = 44
 _GUARD = 4096
+_ALIGNMENT = 64  # of the host memory behind an allocation: libraries that functions call there rely on it
 # A forked child writes into its own copy.
 _PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 _POISON = 0xCB  # what fresh memory holds, so that reading it uninitialised is seen
@@ -47,7 +48,9 @@ class AddressSpace:
                     call="memory_allocate",
                 )
             # Not an array of NumPy's own making: that would count in the context on the host that is current here.
-            cell = np.frombuffer(bytearray([_POISON]) * nbytes, np.uint8)
+            room = np.frombuffer(bytearray([_POISON]) * (nbytes + _ALIGNMENT), np.uint8)
+            shift = -address_of(room) % _ALIGNMENT
+            cell = room[shift : shift + nbytes]
             address = self._next
             self._next += -(-(nbytes + _GUARD) // _GUARD) * _GUARD
             self._starts.append(address)  # addresses only grow, so the list stays sorted

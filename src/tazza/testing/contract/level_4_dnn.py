@@ -84,13 +84,16 @@ def test_linear_and_its_gradient(target: Target) -> None:
 
 
 def test_matmul_and_its_gradient(target: Target) -> None:
-    a, b, dy = normal(target, 2, 3, 4), normal(target, 2, 4, 5), normal(target, 2, 3, 5)
+    a, b, bias, dy = normal(target, 2, 3, 4), normal(target, 2, 4, 5), normal(target, 5), normal(target, 2, 3, 5)
     with target.open() as ctx:
         (y,) = run(ctx, lambda dnn, a, b: dnn.matmul(a, b), a, b)
-        da, db = run(ctx, lambda dnn, dy, a, b: dnn.matmul_backward(dy, a, b), dy, a, b)
+        (fused,) = run(ctx, lambda dnn, a, b, bias: dnn.matmul(a, b, bias, activation="tanh"), a, b, bias)
+        da, db, dbias = run(ctx, lambda dnn, dy, a, b: dnn.matmul_backward(dy, a, b), dy, a, b)
     close(y, a @ b)
+    close(fused, np.tanh(a @ b + bias))
     close(da, dy @ b.swapaxes(1, 2))
     close(db, a.swapaxes(1, 2) @ dy)
+    close(dbias, dy.sum((0, 1)))
 
 
 def test_relu_and_its_gradient(target: Target) -> None:
