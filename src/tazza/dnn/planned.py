@@ -79,6 +79,7 @@ class PlannedDnn(PlannedLayers):
         self._context = weakref.ref(ctx)
         self.library, self.name = library, library.name
         self._choice, self._fallback, self._index = choice, fallback, state
+        self._way = f"{choice}, fallback={fallback}"  # in keys: the hash of a str is kept
         runtime = ctx.own_stream.runtime
         self._states = states_of(runtime, library)
         self._cache: PlanCache[_Call] = self._states.plans
@@ -139,7 +140,7 @@ class PlannedDnn(PlannedLayers):
         if set(options) != set(kind.options) or len(inputs) != len(kind.inputs):
             raise ArgumentError(f"{name} takes {', '.join(kind.inputs)} and the options {', '.join(kind.options)}")
         arrays = self._arrays(inputs)
-        return self._call(name, arrays, tuple(options[one] for one in kind.options), want_first, self._choice).plan
+        return self._call(name, arrays, tuple(options[one] for one in kind.options), want_first).plan
 
     def plans(self) -> CacheInfo:
         """How the cache of plans did, for all contexts of the device."""
@@ -222,7 +223,7 @@ class PlannedDnn(PlannedLayers):
         if ctx.arrays.tracks(inputs):
             return tracked(self._do, name, inputs, options)
         arrays = self._arrays(inputs)
-        call = self._call(name, arrays, options, want_first, self._choice)
+        call = self._call(name, arrays, options, want_first)
         results: list[Array] = []
         for output in call.outputs:
             made = plain = None
@@ -284,15 +285,14 @@ class PlannedDnn(PlannedLayers):
         arrays: Sequence[Any],
         options: tuple[Any, ...],
         want_first: bool,
-        choice: Choice,
     ) -> _Call:
         layouts = tuple([None if one is None else (one.dtype, one.shape, one.strides) for one in arrays])
         threads = thread_limit() or self._cores
-        key = name, layouts, options, want_first, threads, choice, self._fallback
+        key = name, layouts, options, want_first, threads, self._way
         try:
-            return self._cache.get(key, lambda: self._choose(name, arrays, options, want_first, threads, choice))
+            return self._cache.get(key, lambda: self._choose(name, arrays, options, want_first, threads))
         except TypeError:  # an option that cannot be hashed is no option: the checks say what it should be
-            return self._choose(name, arrays, options, want_first, threads, choice)
+            return self._choose(name, arrays, options, want_first, threads)
 
     def _choose(
         self,
@@ -301,7 +301,6 @@ class PlannedDnn(PlannedLayers):
         options: tuple[Any, ...],
         want_first: bool,
         threads: int,
-        choice: Choice,
     ) -> _Call:
         described = OPERATIONS[name].describe(arrays, options, want_first)
         outputs = tuple(
@@ -317,7 +316,7 @@ class PlannedDnn(PlannedLayers):
         )
         dtype = next(one.dtype for one in operation.inputs if one is not None)
         if self.library.supports(name, dtype=dtype):
-            return _Call(self.library.compile(operation, choice), self._states, outputs)
+            return _Call(self.library.compile(operation, self._choice), self._states, outputs)
         if not self._fallback or not _reference.supports(name, dtype=dtype):
             raise UnsupportedError(
                 f"{self.library.name} {self.library.version} has no {name} for {dtype}; convert the arrays, or allow "
@@ -325,7 +324,9 @@ class PlannedDnn(PlannedLayers):
             )
         info("tazza.dnn", "%s for %s is done by the reference: %s lacks it", name, dtype, self.library.name)
         ctx = self._ctx()
-        return _Call(_reference.compile(operation, choice), states_of(ctx.own_stream.runtime, _reference), outputs)
+        return _Call(
+            _reference.compile(operation, self._choice), states_of(ctx.own_stream.runtime, _reference), outputs
+        )
 
     def _arrays(self, inputs: Sequence[Array | None]) -> list[Any]:
         """The inputs as NumPy arrays over the same memory."""
@@ -357,13 +358,11 @@ def _is_channels_last(array: Any, output: Output) -> bool:
 def _make(ctx: Any, shape: tuple[int, ...], dtype: Any, channels_last: bool) -> tuple[Array, Any]:
     """Make an array and its NumPy view."""
     if not channels_last:
-        made = ctx.empty(shape, dtype)
-        return made, made if type(made) is np.ndarray else ctx.arrays.plain(made, writes=True)
+        return ctx.arrays.empty_with_view(shape, dtype)  # type: ignore[no-any-return]
     count, channels, height, width = shape
-    dense = ctx.empty((count, height, width, channels), dtype)
-    plain = dense if type(dense) is np.ndarray else ctx.arrays.plain(dense, writes=True)
-    turned = dense.transpose(0, 3, 1, 2) if dense is plain else dense.permute(0, 3, 1, 2)
-    return turned, plain.transpose(0, 3, 1, 2)
+    made, plain = ctx.arrays.empty_with_view((count, height, width, channels), dtype)
+    turned = plain.transpose(0, 3, 1, 2)
+    return turned if made is plain else made.permute(0, 3, 1, 2), turned
 
 
 def _layout(dtype: Any, shape: tuple[int, ...], strides: tuple[int, ...]) -> Layout:
