@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import doctest
+import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 
-from benchmarks import bench_dnn, harness
+from benchmarks import bench_demo_step, bench_dnn, harness
 from benchmarks.__main__ import AREAS, main
 from benchmarks.compare import peer
 from benchmarks.dnn_shapes import CONVOLUTIONS, Convolution, Matmul
@@ -123,6 +124,17 @@ def test_the_area_of_dnn_libraries_compares_every_side_and_has_budgets_for_all(m
     missing = {case.id.rpartition(".")[2] for case in area.cases if isinstance(case, Missing)}
     for verdict in verdicts:
         assert (verdict.ratio is None) == any(verdict.budget.peer.rpartition(".")[2].startswith(one) for one in missing)
+
+
+def test_the_area_of_the_demos_step_makes_equal_steps_on_both_sides() -> None:
+    area = bench_demo_step.area((4,), dnn="reference")
+    steps = [case.names["step"] for case in area.cases if isinstance(case, Case)]
+    assert len(steps) == 1 + (importlib.util.find_spec("torch") is not None)
+    # Four images are learned by heart: the loss, next to last in what a step returns, falls.
+    with area.scope:
+        for step in steps:
+            losses = [float(step()[-2]) for _ in range(20)]
+            assert losses[-1] < 0.7 * losses[0]
 
 
 def test_the_convolutions_are_those_of_resnet_50() -> None:
