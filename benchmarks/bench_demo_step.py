@@ -101,8 +101,9 @@ def _theirs(batch: int) -> Training | str:
     except ImportError:
         return "torch is not installed; pip install '.[bench]'"
     xp: Any = importlib.import_module("array_api_compat.torch")
+    unused: Any = None
     return Training(
-        lambda parameters, images, labels: autograd.gradient(xp, None, parameters, images, labels),
+        lambda parameters, images, labels: autograd.gradient(xp, unused, parameters, images, labels),
         lambda array: torch.from_numpy(array).clone(),
         batch,
     )

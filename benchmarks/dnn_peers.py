@@ -92,6 +92,7 @@ def torch_calls(torch: Any, work: Convolution | Matmul, arrays: Arrays) -> dict[
 def onnxruntime_calls(onnxruntime: Any, work: Convolution | Matmul, arrays: Arrays) -> dict[str, Call]:
     """Calls by layout: ONNX has the plain one only. Results are ONNX Runtime's own, not copied to NumPy."""
     x = arrays.x["nchw"]
+    shape: tuple[int, ...]
     if isinstance(work, Matmul):
         one, shape = node("MatMul", ["x", "w"], ["y"]), (work.rows, work.columns)
     else:

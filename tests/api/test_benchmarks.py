@@ -6,6 +6,7 @@ import doctest
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,7 +106,7 @@ def test_areas_run(area: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_area_of_dnn_libraries_compares_every_side_and_has_budgets_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    works = [(Convolution(3, 8, 4, 3), 1), (Convolution(4, 6, 8, 1, 2), 2), (Matmul(2, 3, 4), 1)]
+    works: bench_dnn.Works = [(Convolution(3, 8, 4, 3), 1), (Convolution(4, 6, 8, 1, 2), 2), (Matmul(2, 3, 4), 1)]
     area = bench_dnn.area(works, dnn="reference")
     cases = [case for case in area.cases if isinstance(case, Case)]
     monkeypatch.setattr("benchmarks.dnn_peers.SETTLE", 0.0)
@@ -128,7 +129,7 @@ def test_the_area_of_dnn_libraries_compares_every_side_and_has_budgets_for_all(m
 
 def test_the_area_of_the_demos_step_makes_equal_steps_on_both_sides() -> None:
     area = bench_demo_step.area((4,), dnn="reference")
-    steps = [case.names["step"] for case in area.cases if isinstance(case, Case)]
+    steps: list[Any] = [case.names["step"] for case in area.cases if isinstance(case, Case)]
     assert len(steps) == 1 + (importlib.util.find_spec("torch") is not None)
     # Four images are learned by heart: the loss, next to last in what a step returns, falls.
     with area.scope:

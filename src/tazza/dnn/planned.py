@@ -79,7 +79,6 @@ class PlannedDnn(PlannedLayers):
         self._context = weakref.ref(ctx)
         self.library, self.name = library, library.name
         self._choice, self._fallback, self._index = choice, fallback, state
-        self._way = f"{choice}, fallback={fallback}"  # in keys: the hash of a str is kept
         runtime = ctx.own_stream.runtime
         self._states = states_of(runtime, library)
         self._cache: PlanCache[_Call] = self._states.plans
@@ -140,7 +139,7 @@ class PlannedDnn(PlannedLayers):
         if set(options) != set(kind.options) or len(inputs) != len(kind.inputs):
             raise ArgumentError(f"{name} takes {', '.join(kind.inputs)} and the options {', '.join(kind.options)}")
         arrays = self._arrays(inputs)
-        return self._call(name, arrays, tuple(options[one] for one in kind.options), want_first).plan
+        return self._call(name, arrays, tuple(options[one] for one in kind.options), want_first, self._choice).plan
 
     def plans(self) -> CacheInfo:
         """How the cache of plans did, for all contexts of the device."""
@@ -223,7 +222,7 @@ class PlannedDnn(PlannedLayers):
         if ctx.arrays.tracks(inputs):
             return tracked(self._do, name, inputs, options)
         arrays = self._arrays(inputs)
-        call = self._call(name, arrays, options, want_first)
+        call = self._call(name, arrays, options, want_first, self._choice)
         results: list[Array] = []
         for output in call.outputs:
             made = plain = None
@@ -285,14 +284,15 @@ class PlannedDnn(PlannedLayers):
         arrays: Sequence[Any],
         options: tuple[Any, ...],
         want_first: bool,
+        choice: Choice,
     ) -> _Call:
         layouts = tuple([None if one is None else (one.dtype, one.shape, one.strides) for one in arrays])
         threads = thread_limit() or self._cores
-        key = name, layouts, options, want_first, threads, self._way
+        key = name, layouts, options, want_first, threads, choice, self._fallback
         try:
-            return self._cache.get(key, lambda: self._choose(name, arrays, options, want_first, threads))
+            return self._cache.get(key, lambda: self._choose(name, arrays, options, want_first, threads, choice))
         except TypeError:  # an option that cannot be hashed is no option: the checks say what it should be
-            return self._choose(name, arrays, options, want_first, threads)
+            return self._choose(name, arrays, options, want_first, threads, choice)
 
     def _choose(
         self,
@@ -301,6 +301,7 @@ class PlannedDnn(PlannedLayers):
         options: tuple[Any, ...],
         want_first: bool,
         threads: int,
+        choice: Choice,
     ) -> _Call:
         described = OPERATIONS[name].describe(arrays, options, want_first)
         outputs = tuple(
@@ -316,7 +317,7 @@ class PlannedDnn(PlannedLayers):
         )
         dtype = next(one.dtype for one in operation.inputs if one is not None)
         if self.library.supports(name, dtype=dtype):
-            return _Call(self.library.compile(operation, self._choice), self._states, outputs)
+            return _Call(self.library.compile(operation, choice), self._states, outputs)
         if not self._fallback or not _reference.supports(name, dtype=dtype):
             raise UnsupportedError(
                 f"{self.library.name} {self.library.version} has no {name} for {dtype}; convert the arrays, or allow "
@@ -324,9 +325,7 @@ class PlannedDnn(PlannedLayers):
             )
         info("tazza.dnn", "%s for %s is done by the reference: %s lacks it", name, dtype, self.library.name)
         ctx = self._ctx()
-        return _Call(
-            _reference.compile(operation, self._choice), states_of(ctx.own_stream.runtime, _reference), outputs
-        )
+        return _Call(_reference.compile(operation, choice), states_of(ctx.own_stream.runtime, _reference), outputs)
 
     def _arrays(self, inputs: Sequence[Array | None]) -> list[Any]:
         """The inputs as NumPy arrays over the same memory."""
