@@ -70,8 +70,10 @@ def _images(shape: tuple[int, ...]) -> Mapping[str, HostArray]:
 
 
 def torch_calls(torch: Any, work: Convolution | Matmul, arrays: Arrays) -> dict[str, Call]:
-    """Calls by layout, and ``"packed"`` for channels last; to be made inside ``torch.inference_mode()``."""
-    torch.set_num_threads(THREADS)
+    """Calls by layout, and ``"packed"`` for channels last; to be made inside ``torch.inference_mode()``.
+
+    Their threads are PyTorch's at the time of a call.
+    """
     w = torch.from_numpy(arrays.w)
     if isinstance(work, Matmul):
         a = torch.from_numpy(arrays.x["nchw"])
@@ -89,7 +91,9 @@ def torch_calls(torch: Any, work: Convolution | Matmul, arrays: Arrays) -> dict[
     }
 
 
-def onnxruntime_calls(onnxruntime: Any, work: Convolution | Matmul, arrays: Arrays) -> dict[str, Call]:
+def onnxruntime_calls(
+    onnxruntime: Any, work: Convolution | Matmul, arrays: Arrays, threads: int = THREADS
+) -> dict[str, Call]:
     """Calls by layout: ONNX has the plain one only. Results are ONNX Runtime's own, not copied to NumPy."""
     x = arrays.x["nchw"]
     shape: tuple[int, ...]
@@ -100,7 +104,7 @@ def onnxruntime_calls(onnxruntime: Any, work: Convolution | Matmul, arrays: Arra
         one, size = node("Conv", ["x", "w"], ["y"], window), work.result_size
         shape = (len(x), work.filters, size, size)
     options: Any = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = THREADS, 1
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 4
     file = model([("x", FLOAT, x.shape)], [one], [("y", FLOAT, shape)], {"w": arrays.w})
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])

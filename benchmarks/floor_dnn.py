@@ -10,19 +10,20 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from statistics import geometric_mean, median
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.dnn_peers import Arrays, Call, arrays_of, onnxruntime_calls, settled, torch_calls
+from benchmarks.dnn_peers import THREADS, Arrays, Call, arrays_of, onnxruntime_calls, settled, torch_calls
 from benchmarks.dnn_shapes import BATCHES, CONVOLUTIONS, MATMULS, Convolution, Matmul
 from benchmarks.harness import Case, measure
 from benchmarks.onednn_direct import ACDB, ANY, NCHW, Engine, Program, Refused
 
 _PEERS = {"nchw": ("torch", "onnxruntime"), "nhwc": ("torch", "torch-packed")}
 Results = dict[str, list[float]]
+Way = Callable[[Program, Any, Any, Any], Program]
 
 
 class Row(NamedTuple):
@@ -59,18 +60,25 @@ def floor_calls(engine: Engine, work: Convolution | Matmul, arrays: Arrays, layo
     return found
 
 
-def _convolutions(work: Convolution, layout: str) -> Iterator[tuple[str, Any]]:
+def _convolutions(work: Convolution, layout: str) -> Iterator[tuple[str, Way]]:
     outer = NCHW if layout == "nchw" else ACDB
-    for way, inner in (("any", ANY), ("plain", NCHW), ("last", ACDB)):
-        if inner == NCHW != outer:
-            continue
-        yield (
-            way,
-            lambda program, x, w, y, inner=inner: program.convolution(x, w, y, work.stride, work.padding, outer, inner),
-        )
+
+    def as_a_whole(inner: int) -> Way:
+        return lambda program, x, w, y: program.convolution(x, w, y, work.stride, work.padding, outer, inner)
+
+    def sampled(inner: int) -> Way:
+        return lambda program, x, w, y: program.sampled(x, w, y, work.stride, inner)
+
+    yield "any", as_a_whole(ANY)
+    yield "last", as_a_whole(ACDB)
+    if layout == "nchw":
+        yield "plain", as_a_whole(NCHW)
+        if work.kernel == 1 and work.stride > 1:
+            yield "sampled plain", sampled(NCHW)
+            yield "sampled last", sampled(ACDB)
 
 
-def _matmuls() -> Iterator[tuple[str, Any]]:
+def _matmuls() -> Iterator[tuple[str, Way]]:
     yield "matmul", lambda program, a, b, y: program.matmul(a, b, y)
     yield "inner", lambda program, a, b, y: program.inner_product(a, np.ascontiguousarray(b.T), y)
 
@@ -85,7 +93,9 @@ def _result(work: Convolution | Matmul, batch: int, layout: str) -> Any:
     return np.zeros((batch, size, size, work.filters), np.float32).transpose(0, 3, 1, 2)
 
 
-def cases_of(engine: Engine, torch: Any, onnxruntime: Any, work: Convolution | Matmul, batch: int) -> list[Case]:
+def cases_of(
+    engine: Engine, torch: Any, onnxruntime: Any, work: Convolution | Matmul, batch: int, threads: int
+) -> list[Case]:
     """All sides of one shape; each must have the result of PyTorch."""
     arrays = arrays_of(work, batch)
     calls: dict[str, Call] = {}
@@ -99,7 +109,7 @@ def cases_of(engine: Engine, torch: Any, onnxruntime: Any, work: Convolution | M
             calls[f"{layout}.onednn {way}"] = run
     if "packed" in theirs:
         calls["nhwc.torch-packed"] = theirs["packed"]
-    for layout, call in onnxruntime_calls(onnxruntime, work, arrays).items():
+    for layout, call in onnxruntime_calls(onnxruntime, work, arrays, threads).items():
         calls[f"{layout}.onnxruntime"] = call
     name = f"{work.name}-{batch}" if isinstance(work, Convolution) else work.name
     return [
@@ -129,6 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print a line for each shape and layout, and the geometric means."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.floor_dnn", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--batches", type=int, nargs="*", default=BATCHES, help="of the convolutions")
+    parser.add_argument("--threads", type=int, default=THREADS, help=f"of every side (default: {THREADS})")
     parser.add_argument("--rounds", type=int, default=5, help="samples per case (default: 5)")
     parser.add_argument("--sample-ms", type=float, default=20.0, help="length of a sample (default: 20)")
     parser.add_argument("--only", default="", metavar="TEXT", help="shapes whose name has it")
@@ -137,6 +148,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import torch
 
     engine = Engine()
+    engine.limit_threads(options.threads)
+    torch.set_num_threads(options.threads)
     print(f"load before: {os.getloadavg()}")
     works: list[tuple[Convolution | Matmul, int]] = [
         (work, batch) for batch in options.batches for work in CONVOLUTIONS
@@ -147,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.only not in work.name:
             continue
         with torch.inference_mode():
-            cases = cases_of(engine, torch, onnxruntime, work, batch)
+            cases = cases_of(engine, torch, onnxruntime, work, batch, options.threads)
             results = measure(cases, rounds=options.rounds, sample_seconds=options.sample_ms / 1000)
         kind = f"convolutions, batch {batch}" if isinstance(work, Convolution) else "matmuls"
         for row in rows_of(results):

@@ -67,6 +67,10 @@ class Engine:
         if status:
             raise RuntimeError(f"dnnl_{name} returned {status}")
 
+    def limit_threads(self, count: int) -> None:
+        """Set OpenMP's threads for primitives that the calling thread makes and runs."""
+        ctypes.CDLL("libgomp.so.1").omp_set_num_threads(count)
+
     def layout(self, shape: Sequence[int], tag: int) -> Pointer:
         """Describe a float32 array."""
         made = Pointer()
@@ -98,6 +102,31 @@ class Program:
         for primitive, count, arguments in self._steps:
             if self._execute(primitive, self._stream, count, arguments):
                 raise RuntimeError("dnnl_primitive_execute failed")
+
+    def sampled(self, x: Array, w: Array, y: Array, stride: int, inner: int) -> Program:
+        """Convolve plain images with filters of 1 x 1: what the stride does not skip is copied to `inner` first."""
+        engine, (count, channels, height, width) = self.engine, x.shape
+        shape, strides = (count, channels, height // stride, width // stride), [step // 4 for step in x.strides]
+        taken, made = Pointer(), Pointer()
+        steps = _dims((*strides[:2], strides[2] * stride, strides[3] * stride))
+        engine.call("memory_desc_create_with_strides", ctypes.byref(taken), 4, _dims(shape), _F32, steps)
+        layout = engine.layout(shape, inner)
+        copy = self._memory(layout)
+        self._reorder(taken, layout, self._memory(taken, x), copy)
+        layouts = layout, engine.layout(w.shape, ANY), engine.layout(y.shape, inner)
+        none, ones = _dims((0, 0)), _dims((1, 1))
+        engine.call(
+            "convolution_forward_primitive_desc_create",
+            *(ctypes.byref(made), engine.engine, _INFERENCE, _DIRECT, layouts[0], layouts[1], None, layouts[2]),
+            *(ones, none, none, none, engine.attributes),
+        )
+        plain, result = engine.layout(w.shape, NCHW), self._memory(engine.layout(y.shape, NCHW), y)
+        packed = self._packed(plain, self._query(made, _WEIGHTS_MD), self._memory(plain, w))
+        outcome = result if inner == NCHW else self._memory(layouts[2])
+        self._add(made, {_SRC: copy, _WEIGHTS: packed, _DST: outcome})
+        if inner != NCHW:
+            self._reorder(layouts[2], engine.layout(y.shape, NCHW), outcome, result)
+        return self
 
     def convolution(self, x: Array, w: Array, y: Array, stride: int, padding: int, outer: int, inner: int) -> Program:
         """Convolve images that lie as `outer` says in memory, in the layout `inner`; weights are packed here.
