@@ -15,9 +15,13 @@ from tazza.hot import after_fork
 __all__ = ["LIBRARIES", "dnn_of", "library_named"]
 
 LIBRARIES: dict[str, str] = {
+    "onednn": "tazza.dnn.onednn:OnednnLibrary",
     "reference": "tazza.dnn.reference_library:ReferenceLibrary",
 }
 """By name, best first: what makes each, or raises `BackendUnavailableError` that says what to install."""
+
+_KINDS = {"onednn": ("cpu", "sim")}
+"""Kinds of device that a library is for, where not for all."""
 
 _made: dict[str, Library | BackendUnavailableError] = {}
 _lock = threading.Lock()
@@ -63,12 +67,19 @@ def library_named(name: str) -> Library:
 
 
 def dnn_of(ctx: Context) -> PlannedDnn:
-    """Return the operations of a context's library; ``"auto"`` takes the first that can be used."""
-    wanted = ctx.spec.dnn
+    """Return the operations of a context's library.
+
+    ``"auto"`` takes the first that can be used on its device, and the reference for what that one lacks. A library that
+    is named does it all, or raises.
+    """
+    wanted, kind = ctx.spec.dnn, ctx.device.kind
     algorithm: Any = "deterministic" if ctx.spec.deterministic else "heuristic"
     for name in LIBRARIES if wanted == "auto" else [wanted]:
         try:
-            return PlannedDnn(ctx, library_named(name), Choice(algorithm))
+            library = library_named(name)
+            if kind not in _KINDS.get(name, (kind,)):
+                raise BackendUnavailableError(name, f"it is for {' and '.join(_KINDS[name])}, not for {kind}")
+            return PlannedDnn(ctx, library, Choice(algorithm), fallback=wanted == "auto")
         except BackendUnavailableError:
             if wanted != "auto":
                 raise

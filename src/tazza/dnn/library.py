@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from tazza.dnn.workspace import Lease
 
-__all__ = ["Algorithm", "Choice", "Layout", "Library", "Operation", "Plan"]
+__all__ = ["Algorithm", "Choice", "Layout", "Library", "Operation", "Packing", "Plan"]
 
 Algorithm = Literal["heuristic", "measure", "deterministic"]
 """How a plan is chosen: by the library's own rules, by timing candidates, or only among those with equal bits."""
@@ -23,6 +23,13 @@ class Layout(NamedTuple):
     strides: tuple[int, ...]
 
 
+class Packing(NamedTuple):
+    """A library's own layout of an input: a value that says which, to look copies up by, and the bytes that one needs."""
+
+    key: tuple[Any, ...]
+    nbytes: int
+
+
 class Operation(NamedTuple):
     """Everything that a plan depends on, as a value to look it up by.
 
@@ -32,6 +39,7 @@ class Operation(NamedTuple):
         outputs: those that it writes, the same way.
         options: values in the table's order: windows, activation and the like.
         threads: native threads that it may use; 0 where that has no meaning.
+        packed: numbers of the inputs that come packed, as ``plan.packed`` says; `inputs` has them as they were before.
     """
 
     name: str
@@ -39,6 +47,7 @@ class Operation(NamedTuple):
     outputs: tuple[Layout | None, ...]
     options: tuple[Any, ...] = ()
     threads: int = 0
+    packed: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +72,13 @@ class Plan(abc.ABC):
         operation: what it does.
         algorithm: the library's name for how.
         workspace_bytes: the size of the lease that `execute` needs; 0 is none.
-        packed: for each input the library's own layout of it, where `execute` wants a packed copy, else None.
+        packed: for each input the library's own layout of it, where a packed copy saves work, else None.
     """
 
     operation: Operation
     algorithm: str
     workspace_bytes: int
-    packed: tuple[object | None, ...] = ()
+    packed: tuple[Packing | None, ...] = ()
 
     @abc.abstractmethod
     def execute(self, state: Any, arrays: Sequence[Any], lease: Lease | None) -> None:
@@ -85,8 +94,18 @@ class Plan(abc.ABC):
             BackendError: the library failed.
         """
 
-    def pack(self, state: Any, number: int, array: Any) -> Any:
-        """Return input `number` in the layout that ``packed`` says, for `execute` in place of the array."""
+    def pack(self, state: Any, number: int, array: Any, into: Any, lease: Lease | None) -> None:
+        """Write input `number` to `into` in the layout that ``packed`` says.
+
+        A plan for the same operation with `number` in ``operation.packed`` takes `into` in place of the array.
+
+        Args:
+            state: as for `execute`.
+            number: of the input.
+            array: the input, as the operation's layout says.
+            into: bytes, as many as ``packed`` says, on a boundary of 64.
+            lease: as for `execute`.
+        """
         raise NotImplementedError(f"{type(self).__name__} packs nothing")
 
 

@@ -85,7 +85,7 @@ class ReferenceDnn(ReferenceLayers):
         window = check_conv(self._xp, x, w, stride, padding, dilation, groups, activation)
         output = window.output(x.shape[2:])
         dy = self._start_backward(dy, y, x, (x.shape[0], w.shape[0], *output), activation)
-        rows = xp.reshape(dy, (x.shape[0], groups, w.shape[0] // groups, -1))
+        rows = xp.reshape(dy, (x.shape[0], groups, w.shape[0] // groups, output[0] * output[1]))
         patches = self._patches(x, window, output, groups)
         dw = xp.sum(xp.matmul(rows, xp.matrix_transpose(patches)), axis=0)
         dbias = xp.sum(dy, axis=(0, 2, 3))
@@ -229,7 +229,8 @@ class ReferenceDnn(ReferenceLayers):
         """Return (N, groups, C / groups * KH * KW, OH * OW): in each column what one filter position sees."""
         padded = self._pad(x, window, 0.0)
         stack = self._xp.stack([padded[part] for part in _slices(window, output)], axis=2)
-        return self._xp.reshape(stack, (x.shape[0], groups, -1, output[0] * output[1]))
+        rows = stack.shape[1] * stack.shape[2] // groups
+        return self._xp.reshape(stack, (x.shape[0], groups, rows, output[0] * output[1]))
 
     def _add_patches(self, patches: Array, x: Array, window: Window, output: tuple[int, int]) -> Array:
         """Undo `_patches`: add each element of the patches to where it was seen in the image; (N, C, H, W)."""

@@ -1,0 +1,106 @@
+"""A DNN library's primitives, run one after another: `tazza.hot.primitives`, or where uncompiled the same through ctypes.
+
+Measured with one convolution and its two reorders: ??? us compiled, ??? us through ctypes, in each call.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any, final
+
+import numpy as np
+
+from tazza.errors import UsageError
+
+__all__ = ["PrimitiveSequence"]
+
+_EXECUTE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
+_SET_HANDLE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+_GET_THREADS = ctypes.CFUNCTYPE(ctypes.c_int)
+_SET_THREADS = ctypes.CFUNCTYPE(None, ctypes.c_int)
+
+
+class _Argument(ctypes.Structure):
+    _fields_ = [("name", ctypes.c_int32), ("memory", ctypes.c_void_p)]
+
+
+@final
+class _PrimitiveSequence:
+    """Primitives with memory objects of their own, for one caller at a time.
+
+    Args:
+        functions: addresses of execute(primitive, stream, count, arguments), set_handle(memory, data), get_threads() and
+            set_threads(count), the latter two for the calling thread.
+        threads: what `run` sets for as long as it takes.
+        slots: memory objects, each with the number of the array that it lies in, -1 for the scratch memory, and the first
+            byte there.
+        steps: primitives, each with the names of its arguments and their memory objects.
+        expected: for each array its dtype, shape and strides in bytes; None where any will do.
+        owner: kept as long as this.
+    """
+
+    def __init__(
+        self,
+        functions: tuple[int, int, int, int],
+        threads: int,
+        slots: Sequence[tuple[int, int, int]],
+        steps: Sequence[tuple[int, Sequence[tuple[int, int]]]],
+        expected: tuple[tuple[np.dtype[Any], tuple[int, ...], tuple[int, ...]] | None, ...],
+        owner: object,
+    ) -> None:
+        execute, set_handle, get_threads, set_threads = functions
+        self._execute, self._set_handle = _EXECUTE(execute), _SET_HANDLE(set_handle)
+        self._get_threads, self._set_threads = _GET_THREADS(get_threads), _SET_THREADS(set_threads)
+        self._threads, self._slots, self._expected, self._owner = threads, tuple(slots), expected, owner
+        self._steps = [
+            (primitive, len(arguments), (_Argument * len(arguments))(*arguments)) for primitive, arguments in steps
+        ]
+
+    def run(self, arrays: Sequence[Any], stream: int, scratch: int) -> int:
+        """Do the steps in order; returns the library's status, 0 where all went well.
+
+        Raises:
+            UsageError: an array does not lie as was expected. Nothing was called.
+        """
+        if len(arrays) != len(self._expected):
+            raise UsageError(f"got {len(arrays)} arrays, expected {len(self._expected)}: inputs, then outputs")
+        for number, (array, want) in enumerate(zip(arrays, self._expected, strict=True)):
+            if want is not None and not _lies_as(array, want):
+                came = (array.dtype, array.shape, array.strides) if type(array) is np.ndarray else type(array).__name__
+                raise UsageError(
+                    f"array {number}: got {came}, expected {want} (dtype, shape, strides in bytes), the layout that this "
+                    "plan was made for"
+                )
+        for memory, number, offset in self._slots:
+            start = scratch if number < 0 else arrays[number].__array_interface__["data"][0]
+            status = self._set_handle(memory, start + offset)
+            if status:
+                return int(status)
+        before = self._get_threads()
+        if before != self._threads:
+            self._set_threads(self._threads)
+        try:
+            for primitive, count, arguments in self._steps:
+                status = self._execute(primitive, stream, count, arguments)
+                if status:
+                    return int(status)
+        finally:
+            if before != self._threads:
+                self._set_threads(before)
+        return 0
+
+
+def _lies_as(array: Any, want: tuple[Any, tuple[int, ...], tuple[int, ...]]) -> bool:
+    dtype, shape, strides = want
+    if type(array) is not np.ndarray or array.dtype != dtype or array.shape != shape:
+        return False
+    return all(
+        extent <= 1 or step == wanted for extent, step, wanted in zip(shape, array.strides, strides, strict=True)
+    )
+
+
+try:
+    from tazza.hot.primitives import PrimitiveSequence
+except ImportError:  # not compiled: the same class, slower
+    PrimitiveSequence = _PrimitiveSequence  # type: ignore[assignment, misc]
