@@ -107,7 +107,8 @@ def test_convolutions(dnn: PlannedDnn, data: st.DataObject) -> None:
 def test_dense_layers(dnn: PlannedDnn, data: st.DataObject) -> None:
     rows, width, columns = (data.draw(st.integers(1, 40)) for _ in range(3))
     x, w = data.draw(arrays((rows, width))), data.draw(arrays((columns, width)))
-    bias, activation = data.draw(st.none() | arrays((columns,))), data.draw(st.sampled_from((None, "relu", "tanh")))
+    bias = data.draw(st.none() | arrays((columns,)))
+    activation: Any = data.draw(st.sampled_from((None, "relu", "tanh")))
     y = dnn.linear(x, w, bias, activation=activation)
     near(y, reference.linear(wide(x), wide(w), wide(bias), activation=activation), width + 1)
     dy = data.draw(arrays(y.shape))
@@ -126,7 +127,7 @@ def test_products(dnn: PlannedDnn, data: st.DataObject) -> None:
     if data.draw(st.booleans()):
         a, b = b.swapaxes(-1, -2), a.swapaxes(-1, -2)
     bias = data.draw(st.none() | arrays((b.shape[-1],)))
-    activation = data.draw(st.sampled_from((None, "relu", "sigmoid")))
+    activation: Any = data.draw(st.sampled_from((None, "relu", "sigmoid")))
     y = dnn.matmul(a, b, bias, activation=activation)
     near(y, reference.matmul(wide(a), wide(b), wide(bias), activation=activation), width + 1)
 
@@ -136,7 +137,7 @@ def test_gradients_of_products(dnn: PlannedDnn, data: st.DataObject) -> None:
     rows, width, columns = (data.draw(st.integers(1, 20)) for _ in range(3))
     stack = data.draw(st.lists(st.integers(1, 3), max_size=2))
     a, b = data.draw(arrays((*stack, rows, width))), data.draw(arrays((*stack, width, columns)))
-    activation = data.draw(st.sampled_from((None, "relu", "tanh")))
+    activation: Any = data.draw(st.sampled_from((None, "relu", "tanh")))
     y = dnn.matmul(a, b, activation=activation)
     dy = data.draw(arrays(y.shape))
     found = dnn.matmul_backward(dy, a, b, y=y, activation=activation)
@@ -148,7 +149,7 @@ def test_gradients_of_products(dnn: PlannedDnn, data: st.DataObject) -> None:
 @given(st.data())
 def test_activations(dnn: PlannedDnn, data: st.DataObject) -> None:
     x = data.draw(arrays(data.draw(st.lists(st.integers(1, 5), max_size=5))))
-    kind = data.draw(st.sampled_from(("relu", "tanh", "sigmoid", "silu", "gelu")))
+    kind: Any = data.draw(st.sampled_from(("relu", "tanh", "sigmoid", "silu", "gelu")))
     y = dnn.activate(x, kind)
     near(y, reference.activate(wide(x), kind), 64)
     dy = data.draw(arrays(x.shape))
@@ -272,7 +273,5 @@ def test_convolutions_as_in_pytorch(dnn: PlannedDnn, layout: str, groups: int) -
     options: dict[str, Any] = {"stride": 2, "padding": 1, "groups": groups, "activation": "relu"}
     found = dnn.conv2d(*plain[:3], **options)
     near(found, y.detach().numpy(), 80)
-    for one, other in zip(
-        dnn.conv2d_backward(plain[3], plain[0], plain[1], y=found, **options), expected, strict=True
-    ):
+    for one, other in zip(dnn.conv2d_backward(plain[3], plain[0], plain[1], y=found, **options), expected, strict=True):
         near(one, other.numpy(), 400)

@@ -9,12 +9,14 @@ from tazza.dnn.library import Choice as Choice
 from tazza.dnn.library import Layout as Layout
 from tazza.dnn.library import Library as Library
 from tazza.dnn.library import Operation as Operation
+from tazza.dnn.library import Packing as Packing
 from tazza.dnn.library import Plan as Plan
 from tazza.dnn.planned import PlannedDnn as PlannedDnn
 from tazza.dnn.reference import ReferenceDnn as ReferenceDnn
 from tazza.dnn.reference_library import ReferenceLibrary as ReferenceLibrary
 from tazza.dnn.state import DnnState as DnnState
 from tazza.dnn.state import SyncedDnnState as SyncedDnnState
+from tazza.dnn.weights import Weights as Weights
 from tazza.dnn.workspace import DnnWorkspace as DnnWorkspace
 from tazza.dnn.workspace import Lease as Lease
 from tazza.dnn.wrapper import DnnWrapper as DnnWrapper
@@ -32,10 +34,12 @@ __all__ = [
     "Lease",
     "Library",
     "Operation",
+    "Packing",
     "Pair",
     "Plan",
     "PlannedDnn",
     "ReferenceDnn",
     "ReferenceLibrary",
     "SyncedDnnState",
+    "Weights",
 ]

@@ -24,7 +24,7 @@ class Layout(NamedTuple):
 
 
 class Packing(NamedTuple):
-    """A library's own layout of an input: a value that says which, to look copies up by, and the bytes that one needs."""
+    """A library's own layout of an input: a value that says which, to look copies up by, and the bytes of a copy."""
 
     key: tuple[Any, ...]
     nbytes: int

@@ -22,6 +22,8 @@ from tazza.dnn.plans import CacheInfo, PlanCache
 from tazza.dnn.reference_layers import kept_from
 from tazza.dnn.reference_library import ReferenceLibrary
 from tazza.dnn.state import DnnState, DnnStates, states_of
+from tazza.dnn.weights import TensorWeights, Weights
+from tazza.dnn.workspace import Lease
 from tazza.errors import ArgumentError, ClosedError, OutOfMemoryError, UnsupportedError
 from tazza.util.log import info
 from tazza.util.text import parse_nbytes
@@ -32,6 +34,8 @@ __all__ = ["PlannedDnn"]
 _ALGORITHMS = ("heuristic", "measure", "deterministic")
 _CHANNELS_LAST = (0, 2, 3, 1)
 _reference = ReferenceLibrary()
+_WEIGHTS = {name: kind.inputs.index("w") for name, kind in OPERATIONS.items() if "w" in kind.inputs}
+"""Where each operation that has weights takes them."""
 
 
 class _Call(NamedTuple):
@@ -79,10 +83,12 @@ class PlannedDnn(PlannedLayers):
         self._context = weakref.ref(ctx)
         self.library, self.name = library, library.name
         self._choice, self._fallback, self._index = choice, fallback, state
+        self._key = choice.algorithm, choice.max_workspace, choice.seconds, fallback
         runtime = ctx.own_stream.runtime
         self._states = states_of(runtime, library)
         self._cache: PlanCache[_Call] = self._states.plans
         self._cores = max(1, len(ctx.device.cores))
+        self._tensors = TensorWeights() if ctx.arrays.name == "torch" else None
 
     def configured(
         self,
@@ -140,6 +146,18 @@ class PlannedDnn(PlannedLayers):
             raise ArgumentError(f"{name} takes {', '.join(kind.inputs)} and the options {', '.join(kind.options)}")
         arrays = self._arrays(inputs)
         return self._call(name, arrays, tuple(options[one] for one in kind.options), want_first, self._choice).plan
+
+    def weights(self, w: Array) -> Weights:
+        """Return weights that `conv2d`, `linear` and their gradients take in place of `w`, packed once for many calls.
+
+        PyTorch's tensors need it less: they count their changes, and are packed when they come unchanged a third time.
+
+        Args:
+            w: the array; after a change in place call ``changed()`` of what this returns.
+        """
+        ctx = self._ctx()
+        self._arrays((w,))
+        return Weights(ctx, w)
 
     def plans(self) -> CacheInfo:
         """How the cache of plans did, for all contexts of the device."""
@@ -221,8 +239,11 @@ class PlannedDnn(PlannedLayers):
         ctx = self._ctx()
         if ctx.arrays.tracks(inputs):
             return tracked(self._do, name, inputs, options)
+        weights: Weights | None = None
+        if name in _WEIGHTS:
+            weights, inputs = self._weights(ctx, inputs, _WEIGHTS[name])
         arrays = self._arrays(inputs)
-        call = self._call(name, arrays, options, want_first, self._choice)
+        call = self._call(name, arrays, options, want_first, self._choice, weights is not None)
         results: list[Array] = []
         for output in call.outputs:
             made = plain = None
@@ -234,7 +255,7 @@ class PlannedDnn(PlannedLayers):
         state = states.in_turn()
         if state is not None:
             with state.entered(ctx.stream):
-                self._run(state, call, arrays)
+                self._run(state, call, arrays, weights)
             return results
         synced = states.hold_idle() if self._index is None else states.at(self._index)
         if self._index is not None:
@@ -243,22 +264,42 @@ class PlannedDnn(PlannedLayers):
             state = synced.state
             assert state is not None
             with state.entered(ctx.stream):
-                self._run(state, call, arrays)
+                self._run(state, call, arrays, weights)
         finally:
             synced.let_go()
         return results
 
-    def _run(self, state: DnnState, call: _Call, arrays: list[Any]) -> None:
+    def _run(self, state: DnnState, call: _Call, arrays: list[Any], weights: Weights | None) -> None:
         plan = call.plan
         if plan.workspace_bytes == 0:
-            plan.execute(state, arrays, None)
+            self._execute(state, plan, arrays, weights, None)
             return
         try:
             lease = state.workspace.get(plan.workspace_bytes)
         except OutOfMemoryError as error:
             plan, lease = self._smaller(state, plan, error)
         with lease:
-            plan.execute(state, arrays, lease)
+            self._execute(state, plan, arrays, weights, lease)
+
+    def _execute(
+        self, state: DnnState, plan: Plan, arrays: list[Any], weights: Weights | None, lease: Lease | None
+    ) -> None:
+        if weights is not None:
+            for number in plan.operation.packed:
+                arrays[number] = weights.packed(self._ctx(), plan, number, arrays[number], state, lease)
+        plan.execute(state, arrays, lease)
+
+    def _weights(
+        self, ctx: Context, inputs: Sequence[Any], number: int
+    ) -> tuple[Weights | None, Sequence[Array | None]]:
+        """The weights among the inputs if they may be packed, and the inputs as arrays."""
+        given = inputs[number]
+        if type(given) is Weights:
+            given.check_of(ctx)
+            return given, [*inputs[:number], given.array, *inputs[number + 1 :]]
+        if self._tensors is None or given is None or type(given) is np.ndarray:
+            return None, inputs
+        return self._tensors.of(ctx, given), inputs
 
     def _smaller(self, state: DnnState, plan: Plan, error: OutOfMemoryError) -> tuple[Plan, Any]:
         """Ask for plans that need less and less, until there is room for one."""
@@ -285,14 +326,22 @@ class PlannedDnn(PlannedLayers):
         options: tuple[Any, ...],
         want_first: bool,
         choice: Choice,
+        packed: bool = False,
     ) -> _Call:
-        layouts = tuple([None if one is None else (one.dtype, one.shape, one.strides) for one in arrays])
+        # Numbers, as to hash a dtype or a dataclass takes longer than all the rest.
+        layouts = tuple(
+            [None if one is None else (one.dtype.num, one.dtype.isnative, one.shape, one.strides) for one in arrays]
+        )
         threads = thread_limit() or self._cores
-        key = name, layouts, options, want_first, threads, choice, self._fallback
+        key = name, layouts, options, want_first, threads, self._key, packed
+
+        def choose() -> _Call:
+            return self._choose(name, arrays, options, want_first, threads, choice, packed)
+
         try:
-            return self._cache.get(key, lambda: self._choose(name, arrays, options, want_first, threads, choice))
+            return self._cache.get(key, choose)
         except TypeError:  # an option that cannot be hashed is no option: the checks say what it should be
-            return self._choose(name, arrays, options, want_first, threads, choice)
+            return choose()
 
     def _choose(
         self,
@@ -302,6 +351,7 @@ class PlannedDnn(PlannedLayers):
         want_first: bool,
         threads: int,
         choice: Choice,
+        packed: bool,
     ) -> _Call:
         described = OPERATIONS[name].describe(arrays, options, want_first)
         outputs = tuple(
@@ -317,7 +367,11 @@ class PlannedDnn(PlannedLayers):
         )
         dtype = next(one.dtype for one in operation.inputs if one is not None)
         if self.library.supports(name, dtype=dtype):
-            return _Call(self.library.compile(operation, choice), self._states, outputs)
+            plan = self.library.compile(operation, choice)
+            if packed and any(plan.packed):
+                numbers = tuple(number for number, one in enumerate(plan.packed) if one is not None)
+                plan = self.library.compile(operation._replace(packed=numbers), choice)
+            return _Call(plan, self._states, outputs)
         if not self._fallback or not _reference.supports(name, dtype=dtype):
             raise UnsupportedError(
                 f"{self.library.name} {self.library.version} has no {name} for {dtype}; convert the arrays, or allow "

@@ -1,8 +1,8 @@
 # cython: language_level=3
 """A DNN library's primitives, run one after another without the GIL: the compiled form of `_primitives`, the same class.
 
-Setting a pointer and executing a primitive through ctypes cost 1.2 us each, and a layer needs ten such calls. Here all of
-a layer's calls cost a fraction of one.
+Setting a pointer and executing a primitive cost a microsecond and more each through ctypes, and a layer needs ten such
+calls; see `_primitives` for figures.
 """
 
 from __future__ import annotations

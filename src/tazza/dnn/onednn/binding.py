@@ -197,9 +197,7 @@ class Dnnl:
 
     def strided(self, dtype: str, shape: Any, strides: Any) -> int:
         """Make a plain layout, strides in elements."""
-        return self.make(
-            "dnnl_memory_desc_create_with_strides", len(shape), dims(shape), DTYPES[dtype], dims(strides)
-        )
+        return self.make("dnnl_memory_desc_create_with_strides", len(shape), dims(shape), DTYPES[dtype], dims(strides))
 
     def free_choice(self, dtype: str, shape: Any) -> int:
         """Make the layout that says: as the primitive likes it."""
@@ -240,6 +238,6 @@ class Dnnl:
 
 
 def _argument(value: Any) -> Any:
-    if type(value) is int and value > 0x7FFFFFFF or value is None:
+    if (type(value) is int and value > 0x7FFFFFFF) or value is None:
         return c_void_p(value)
     return c_float(value) if type(value) is float else value

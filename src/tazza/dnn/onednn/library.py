@@ -57,6 +57,7 @@ _WAYS: Final = {
 def _relu(_: tuple[Any, ...], arrays: Any) -> None:
     np.maximum(arrays[0], np.zeros((), arrays[0].dtype), out=arrays[1])
 
+
 _IMAGES: Final = Layout("float32", (1, 16, 8, 8), (1024, 64, 8, 1))
 _FILTERS: Final = Layout("float32", (16, 16, 1, 1), (16, 1, 1, 1))
 _MATRIX: Final = Layout("float32", (16, 16), (16, 1))
@@ -185,8 +186,8 @@ class OnednnLibrary(Library):
         if least is None:
             raise UnsupportedError(f"onednn {self.version} has no {operation.name} for {operation.inputs}")
         raise UnsupportedError(
-            f"{operation.name} needs at least {least} bytes of workspace with onednn {self.version}, and max_workspace is "
-            f"{most}"
+            f"{operation.name} needs at least {least} bytes of workspace with onednn {self.version}, "
+            f"and max_workspace is {most}"
         )
 
     def _build(self, steps: Callable[[Recipe], None], operation: Operation, strategy: Strategy) -> Program | None:
@@ -282,7 +283,9 @@ class OnednnLibrary(Library):
             ForkedError: the process was forked.
         """
         if self._generation != generation():
-            raise ForkedError("oneDNN was loaded before this process was forked, and hangs in a child; use a spawned one")
+            raise ForkedError(
+                "oneDNN was loaded before this process was forked, and hangs in a child; use a spawned one"
+            )
         while self._graveyard:
             try:
                 objects = self._graveyard.popleft()

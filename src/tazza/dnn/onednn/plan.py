@@ -23,7 +23,7 @@ After = Callable[[tuple[Any, ...], Sequence[Any]], None]
 
 @final
 class Runner:
-    """Runs a program. Its memory objects carry the addresses of one call, so each call under way has some of its own."""
+    """Runs a program. Memory objects carry the addresses of one call, so each call under way has some of its own."""
 
     def __init__(self, program: Program, make: Callable[[Program], PrimitiveSequence]) -> None:
         self.program = program
@@ -53,9 +53,11 @@ class Runner:
     def _stage(self, number: int, array: Any, address: int) -> None:
         dtype, shape, _ = self.program.expected[number]
         if type(array) is not np.ndarray or array.shape != shape or array.dtype != dtype:
-            raise UsageError(f"array {number}: got {array!r:.80}, expected {dtype} of shape {shape}, as the plan was made")
-        memory = (ctypes.c_char * array.nbytes).from_address(address)
-        np.copyto(np.frombuffer(memory, dtype).reshape(shape), array)
+            raise UsageError(
+                f"array {number}: got {array!r:.80}, expected {dtype} of shape {shape}, as the plan was made"
+            )
+        memory = memoryview((ctypes.c_char * array.nbytes).from_address(address))
+        np.copyto(np.ndarray(shape, dtype, memory), array)
 
 
 @final
@@ -69,7 +71,9 @@ class OnednnPlan(Plan):
         self.operation = operation
         self.algorithm = "; ".join(program.names)
         self.packed = program.packed
-        self.workspace_bytes = max([program.workspace_bytes, *(one.program.workspace_bytes for one in packers.values())])
+        self.workspace_bytes = max(
+            [program.workspace_bytes, *(one.program.workspace_bytes for one in packers.values())]
+        )
         self._runner, self._packers, self._after = runner, packers, after
 
     def execute(self, state: Any, arrays: Sequence[Any], lease: Lease | None) -> None:
