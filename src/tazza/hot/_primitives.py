@@ -1,7 +1,7 @@
 """A DNN library's primitives, run one after another: `tazza.hot.primitives`, or uncompiled the same through ctypes.
 
-Best of 15 on an AMD EPYC: the smallest convolution with its three reorders takes 2.5 us compiled and 34 us through ctypes,
-the smallest matrix product 1.5 and 19 us. A training step of the demo makes nine such calls, so it pays to compile.
+Best of 15 on an AMD EPYC: the smallest convolution with its three reorders takes 2.5 us compiled and 34 us through
+ctypes, the smallest matrix product 1.5 and 19 us. A training step of the demo makes nine such calls, so it pays to compile.
 """
 
 from __future__ import annotations

@@ -47,8 +47,8 @@ class Strategy(NamedTuple):
 
     Attributes:
         layout: of images and matrices between reorders: ``"given"``, as the arrays lie; ``"any"``, as the primitive
-            likes it; ``"last"``, channels innermost; ``"dense"``, without gaps; ``"bare"``, as the arrays lie, and weights
-            too, which are left to the primitive else.
+            likes it; ``"last"``, channels innermost; ``"dense"``, without gaps; ``"bare"``, as the arrays lie, and
+            weights too, which are left to the primitive else.
         skip: how many of the library's own choices are passed over.
     """
 
