@@ -84,11 +84,11 @@ def cases_of(ctx: tz.Context, modules: dict[str, Any], work: Convolution | Matmu
 
 
 def tazza_calls(ctx: tz.Context, work: Convolution | Matmul, arrays: Arrays) -> dict[str, Call]:
-    """Our calls by layout, or ``"matmul"``."""
-    w = ctx.asarray(arrays.w)
+    """Our calls by layout, or ``"matmul"``, which is a dense layer: that is what packs its weights."""
     if isinstance(work, Matmul):
-        a = ctx.asarray(arrays.x["nchw"])
-        return {"matmul": lambda: ctx.dnn.matmul(a, w)}
+        a, turned = ctx.asarray(arrays.x["nchw"]), ctx.dnn.weights(ctx.asarray(np.ascontiguousarray(arrays.w.T)))
+        return {"matmul": lambda: ctx.dnn.linear(a, turned)}
+    w = ctx.dnn.weights(ctx.asarray(arrays.w))
     plain, last = (ctx.asarray(arrays.x[layout]) for layout in _layouts(work))
     stride, padding = work.stride, work.padding
     return {

@@ -8,14 +8,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import array_api_compat.numpy as xp
+import numpy as np
 import pytest
 
-from benchmarks import bench_demo_step, bench_dnn, harness
+from benchmarks import bench_demo_step, bench_dnn, floor_dnn, harness
 from benchmarks.__main__ import AREAS, main
 from benchmarks.compare import peer
+from benchmarks.dnn_peers import arrays_of
 from benchmarks.dnn_shapes import CONVOLUTIONS, Convolution, Matmul
 from benchmarks.harness import Budget, Case, Missing, judge, measure
+from benchmarks.onednn_direct import Engine
 from benchmarks.report import BUILD
+from tazza.dnn import ReferenceDnn
 
 
 def test_examples_of_the_harness() -> None:
@@ -125,6 +130,40 @@ def test_the_area_of_dnn_libraries_compares_every_side_and_has_budgets_for_all(m
     missing = {case.id.rpartition(".")[2] for case in area.cases if isinstance(case, Missing)}
     for verdict in verdicts:
         assert (verdict.ratio is None) == any(verdict.budget.peer.rpartition(".")[2].startswith(one) for one in missing)
+
+
+@pytest.mark.parametrize("work", [Convolution(3, 8, 4, 3), Convolution(16, 8, 8, 1, 2), Matmul(3, 5, 7)])
+def test_every_way_of_the_floor_has_the_result_of_the_formula(work: Convolution | Matmul) -> None:
+    try:
+        engine = Engine()
+    except OSError as error:
+        pytest.skip(f"oneDNN is not installed: {error}")
+    arrays = arrays_of(work, 2)
+    plain = arrays.x["nchw"].astype(np.float64)
+    if isinstance(work, Matmul):
+        expected = plain @ arrays.w
+    else:
+        options: Any = {"stride": work.stride, "padding": work.padding}
+        expected = ReferenceDnn(xp).conv2d(plain, arrays.w.astype(np.float64), **options)
+    for layout in arrays.x:
+        ways = floor_dnn.floor_calls(engine, work, arrays, layout)
+        assert ways
+        for run, y in ways.values():
+            run()
+            np.testing.assert_allclose(y, expected, atol=1e-5)
+
+
+def test_the_floor_is_the_fastest_way_beside_each_peer() -> None:
+    results = {
+        "a.nchw.torch": [2.0, 2.0],
+        "a.nchw.onednn any (one)": [4.0, 3.0],
+        "a.nchw.onednn last (two, three)": [1.0, 1.2],
+        "a.nchw.onnxruntime": [1.0, 1.0],
+    }
+    [row] = floor_dnn.rows_of(results)
+    assert (row.shape, row.layout, row.way, row.seconds) == ("a", "nchw", "last (two, three)", 1.1)
+    assert row.ratios == {"torch": pytest.approx(0.55), "onnxruntime": pytest.approx(1.1)}
+    assert row.least == {"torch": pytest.approx(0.5), "onnxruntime": pytest.approx(1.0)}
 
 
 def test_the_area_of_the_demos_step_makes_equal_steps_on_both_sides() -> None:
