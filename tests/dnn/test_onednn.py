@@ -275,3 +275,43 @@ def test_convolutions_as_in_pytorch(dnn: PlannedDnn, layout: str, groups: int) -
     near(found, y.detach().numpy(), 80)
     for one, other in zip(dnn.conv2d_backward(plain[3], plain[0], plain[1], y=found, **options), expected, strict=True):
         near(one, other.numpy(), 400)
+
+
+@given(st.data())
+def test_batch_normalisation(dnn: PlannedDnn, data: st.DataObject) -> None:
+    channels = data.draw(st.integers(1, 17))
+    rest = data.draw(st.sampled_from(((), (1, 1), (3, 4))))
+    x = data.draw(arrays((data.draw(st.integers(2, 5)), channels, *rest)))
+    gamma, beta, mean = (data.draw(arrays((channels,))) for _ in range(3))
+    variance = np.abs(data.draw(arrays((channels,)))) + 0.5
+    dy = data.draw(arrays(x.shape))
+    found = dnn.batch_norm(x, gamma, beta, epsilon=0.25)
+    for one, other in zip(found, reference.batch_norm(wide(x), wide(gamma), wide(beta), epsilon=0.25), strict=True):
+        near(one, other, 4 * x.size)
+    near(
+        dnn.batch_norm_inference(x, gamma, beta, mean, variance),
+        reference.batch_norm_inference(*map(wide, (x, gamma, beta, mean, variance))),
+        64,
+    )
+    for name, own in (("batch_norm_backward", found[1:]), ("batch_norm_inference_backward", (mean, variance))):
+        inputs = dy, x, gamma, *own
+        gradients = getattr(dnn, name)(*inputs, epsilon=0.25)
+        expected = getattr(reference, name)(*map(wide, inputs), epsilon=0.25)
+        for one, other in zip(gradients, expected, strict=True):
+            near(one, other, 64 * x.size)
+
+
+@given(st.data())
+def test_layer_normalisation(dnn: PlannedDnn, data: st.DataObject) -> None:
+    shape = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=4))
+    inner = shape[data.draw(st.integers(0, len(shape) - 1)) :]
+    x, dy = data.draw(arrays(shape)), data.draw(arrays(shape))
+    gamma, beta = data.draw(arrays(inner)), data.draw(arrays(inner))
+    found = dnn.layer_norm(x, gamma, beta, epsilon=0.25)
+    for one, other in zip(found, reference.layer_norm(wide(x), wide(gamma), wide(beta), epsilon=0.25), strict=True):
+        near(one, other, 4 * x.size)
+    inputs = dy, x, gamma, *found[1:]
+    gradients = dnn.layer_norm_backward(*inputs, epsilon=0.25)
+    expected = reference.layer_norm_backward(*map(wide, inputs), epsilon=0.25)
+    for one, other in zip(gradients, expected, strict=True):
+        near(one, other, 64 * x.size)

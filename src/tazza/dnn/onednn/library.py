@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple, final
 import numpy as np
 
 from tazza.dnn.library import Choice, Layout, Library, Operation, Plan
-from tazza.dnn.onednn import binding, convolution, elementwise, loss, pooling, products
+from tazza.dnn.onednn import binding, convolution, elementwise, loss, normalisation, pooling, products
 from tazza.dnn.onednn.plan import After, NumpyPlan, OnednnPlan, Runner
 from tazza.dnn.onednn.recipe import ALIGNMENT, Owned, Program, Recipe, Slot, Strategy, UnavailableError, grouped
 from tazza.dnn.reference_library import ReferenceLibrary
@@ -48,6 +48,12 @@ _WAYS: Final = {
     "max_pool2d.backward": _Way(pooling.strategies, pooling.max_pool2d_backward),
     "avg_pool2d": _Way(pooling.strategies, pooling.avg_pool2d),
     "avg_pool2d.backward": _Way(pooling.strategies, pooling.avg_pool2d_backward),
+    "batch_norm": _Way(normalisation.strategies, normalisation.batch_norm),
+    "batch_norm.backward": _Way(normalisation.strategies, normalisation.batch_norm_backward),
+    "batch_norm_inference": _Way(normalisation.strategies, normalisation.batch_norm_inference),
+    "batch_norm_inference.backward": _Way(normalisation.strategies, normalisation.batch_norm_inference_backward),
+    "layer_norm": _Way(normalisation.strategies, normalisation.layer_norm),
+    "layer_norm.backward": _Way(normalisation.strategies, normalisation.layer_norm_backward),
     "softmax": _Way(elementwise.strategies, elementwise.softmax),
     "softmax.backward": _Way(elementwise.strategies, elementwise.softmax_backward),
     "softmax_cross_entropy": _Way(loss.strategies, loss.log_softmax, loss.to_loss),
