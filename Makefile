@@ -1,5 +1,5 @@
 # One word per command; what a command does is in .ci/run and pyproject.toml.
-.PHONY: setup test lint format types docs bench ci
+.PHONY: setup test lint format types docs bench cudnn ci
 
 setup:
 	pip install -e '.[demo,dev,test]'
@@ -21,6 +21,9 @@ docs:
 
 bench:
 	python -m benchmarks
+
+cudnn:
+	tools/cudnn-tests
 
 ci:
 	.ci/run

@@ -36,7 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"\n{name} ({BUILD})")
         area = cast(Callable[[], Area], importlib.import_module(f"benchmarks.bench_{name}").area)()
         cases = [case for case in area.cases if isinstance(case, Case)]
-        seen = measure(cases, rounds=options.rounds, sample_seconds=options.sample_ms / 1000)
+        with area.scope:
+            seen = measure(cases, rounds=options.rounds, sample_seconds=options.sample_ms / 1000)
         judged = judge(area.budgets, seen | {name: [amount] for name, amount in area.amounts.items()})
         print_area(area, seen, judged)
         results |= seen

@@ -11,7 +11,7 @@ from benchmarks.harness import Case, Missing
 
 __all__ = ["peer", "versions"]
 
-PACKAGES = ("numpy", "torch", "jax", "pyopencl")
+PACKAGES = ("numpy", "torch", "jax", "pyopencl", "onnxruntime", "onednn-cpu-gomp")
 
 
 def peer(case: str, module: str, build: Callable[[ModuleType], Case]) -> Case | Missing:

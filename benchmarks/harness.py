@@ -15,9 +15,10 @@ them. A budget compares two cases by the median over the rounds of their ratio *
 from __future__ import annotations
 
 import timeit
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import geometric_mean, median
 
 __all__ = ["Area", "Budget", "Case", "Missing", "Verdict", "judge", "measure"]
 
@@ -32,6 +33,7 @@ class Case:
         names: what the statement's names mean.
         setup: source that runs once before each sample, outside the time.
         operations: how many operations one run of the statement performs; times are per operation.
+        rounds: samples at most, where one takes long.
     """
 
     id: str
@@ -39,6 +41,7 @@ class Case:
     names: Mapping[str, object]
     setup: str = "pass"
     operations: int = 1
+    rounds: int | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,9 @@ class Missing:
 @dataclass(frozen=True)
 class Budget:
     """The time of one case may be at most ``at_most`` times that of another.
+
+    With a ``*`` in both names it is about all pairs of cases that are named alike, with the same text there, and about
+    the geometric mean of their ratios. It is not judged where one of them lacks its peer.
 
     Attributes:
         gated: a miss fails ``--check``; otherwise the ratio is only reported.
@@ -71,11 +77,13 @@ class Area:
         cases: what is timed.
         budgets: what is promised; they may name amounts too.
         amounts: what is counted and not timed, by id, for example bytes.
+        scope: entered while the cases run, for example a limit on threads.
     """
 
     cases: Sequence[Case | Missing]
     budgets: Sequence[Budget] = ()
     amounts: Mapping[str, float] = field(default_factory=dict)
+    scope: AbstractContextManager[object] = field(default_factory=nullcontext)
 
 
 @dataclass(frozen=True)
@@ -110,6 +118,8 @@ def measure(cases: Sequence[Case], *, rounds: int, sample_seconds: float) -> dic
     for turn in range(rounds):
         for step in range(len(cases)):
             i = (turn - step if turn % 2 else turn + step) % len(cases)
+            if turn >= (cases[i].rounds or rounds):
+                continue
             results[cases[i].id].append(timers[i].timeit(counts[i]) / counts[i] / cases[i].operations)
     return {case.id: results[case.id] for case in cases}
 
@@ -118,10 +128,25 @@ def judge(budgets: Sequence[Budget], results: Mapping[str, Sequence[float]]) -> 
     """Compare the measured ratios with the budgets."""
     verdicts = []
     for budget in budgets:
-        pairs = zip(results.get(budget.case, ()), results.get(budget.peer, ()), strict=False)
-        ratios = [ours / theirs for ours, theirs in pairs]
-        verdicts.append(Verdict(budget, median(ratios) if ratios else None))
+        ratios = [_ratio(results, *pair) for pair in _pairs(budget, results)]
+        known = [ratio for ratio in ratios if ratio is not None]
+        verdicts.append(Verdict(budget, geometric_mean(known) if known and len(known) == len(ratios) else None))
     return verdicts
+
+
+def _pairs(budget: Budget, names: Iterable[str]) -> list[tuple[str, str]]:
+    """The cases that a budget compares."""
+    head, star, tail = budget.case.partition("*")
+    if not star:
+        return [(budget.case, budget.peer)]
+    alike = [name for name in names if name.startswith(head) and name.endswith(tail)]
+    return [(name, budget.peer.replace("*", name[len(head) : len(name) - len(tail)])) for name in alike]
+
+
+def _ratio(results: Mapping[str, Sequence[float]], case: str, peer: str) -> float | None:
+    pairs = zip(results.get(case, ()), results.get(peer, ()), strict=False)
+    ratios = [ours / theirs for ours, theirs in pairs]
+    return median(ratios) if ratios else None
 
 
 def _count(timer: timeit.Timer, seconds: float) -> int:

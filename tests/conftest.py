@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 
 FULL = os.environ.get("TAZZA_FULL") == "1"
 
-_KEPT = ("TAZZA_FULL", "TAZZA_COMPILE", "TAZZA_INTEROP")
+_KEPT = ("TAZZA_FULL", "TAZZA_COMPILE", "TAZZA_INTEROP", "TAZZA_CUDNN")
 
 # A developer's own settings must not decide what the tests see.
 for _name in [name for name in os.environ if name.startswith("TAZZA_") and name not in _KEPT]:

@@ -37,10 +37,14 @@ def libraries(page: Path) -> list[str]:
     return found[1].split() if found else []
 
 
+def marks(page: Path) -> list[pytest.MarkDecorator]:
+    """Where a page's snippets run: cuDNN is in an environment of its own."""
+    needed = libraries(page)
+    return [pytest.mark.cudnn] if "cudnn" in needed else [pytest.mark.interop] if needed else []
+
+
 WITH_PYTHON = [
-    pytest.param(page, marks=[pytest.mark.interop] if libraries(page) else [], id=str(page.relative_to(ROOT)))
-    for page in PAGES
-    if blocks(page, "python")
+    pytest.param(page, marks=marks(page), id=str(page.relative_to(ROOT))) for page in PAGES if blocks(page, "python")
 ]
 
 

@@ -172,8 +172,8 @@ def test_demo_json(capsys: Capture, tmp_path: Path) -> None:
     found = run_json(capsys, "demo", *options, "--checkpoint", str(tmp_path / "file"))
     expected = {
         "device", "seed", "epochs", "batch_size", "test_accuracy", "images_per_second", "peak_bytes", "steps_run",
-        "resumed_at_step", "weights_sha256", "compiled", "dnn", "versions", "train_loss", "class_accuracy", "shards",
-        "build", "arrays",
+        "resumed_at_step", "weights_sha256", "compiled", "dnn", "dnn_version", "versions", "train_loss",
+        "class_accuracy", "shards", "build", "arrays",
     }  # fmt: skip
     assert set(found) == expected
     assert (found["device"], found["seed"], found["epochs"], found["batch_size"]) == ("sim:1", 4, 2, 8)

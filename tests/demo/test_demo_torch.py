@@ -69,7 +69,7 @@ def test_every_random_word_and_what_is_made_of_it_is_equal() -> None:
 def test_real_digits_are_learned_with_the_same_loss() -> None:
     outcomes = []
     for arrays in LIBRARIES:
-        with tz.open("cpu", seed=3, arrays=arrays) as ctx:
+        with tz.open("cpu", seed=3, arrays=arrays, dnn="reference") as ctx:
             outcomes.append(run(ctx, Settings(epochs=2)))
     by_hand, by_torch = outcomes
     assert (by_torch.arrays, by_torch.dnn, by_hand.arrays, by_hand.dnn) == ("torch", "torch", "numpy", "reference")
@@ -82,7 +82,7 @@ def test_the_loss_after_many_steps_differs_by_less_than_rounding_makes_it() -> N
     """Rounding grows from step to step: a change of every initial weight by one ulp says how far it takes the loss."""
 
     def loss(arrays: str, seed: int | None = None) -> float:
-        with tz.open("cpu", seed=0, arrays=arrays) as ctx:
+        with tz.open("cpu", seed=0, arrays=arrays, dnn="reference") as ctx:
             training = Training(ctx, Settings(epochs=4))
             if seed is not None:
                 weights = ctx.to_numpy(training._parameters)

@@ -15,13 +15,9 @@ from hypothesis import strategies as st
 
 from tazza.dnn import Activation, ReferenceDnn
 from tazza.errors import ArgumentError
+from tests.unit.dnn_cases import Array, draw_array, numeric_gradient
 
-Array = np.ndarray[Any, np.dtype[Any]]
 DNN = ReferenceDnn(xp)
-
-
-def draw_array(seed: int, *shape: int, dtype: str = "float64") -> Array:
-    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
 
 
 @dataclass(frozen=True)
@@ -69,17 +65,6 @@ def naive_conv2d(x: Array, w: Array, bias: Array, options: dict[str, Any]) -> Ar
                 total += x[n, first + c, row, column] * w[o, c, k, m]
         y[n, o, i, j] = total
     return y
-
-
-def numeric_gradient(loss: Callable[[Array], float], at: Array, step: float = 1e-5) -> Array:
-    """Central differences; exact up to rounding for functions that are linear or quadratic in each element."""
-    gradient = np.zeros_like(at)
-    for index in np.ndindex(at.shape):
-        plus, minus = at.copy(), at.copy()
-        plus[index] += step
-        minus[index] -= step
-        gradient[index] = (loss(plus) - loss(minus)) / (2 * step)
-    return gradient
 
 
 @settings(max_examples=40, deadline=None)

@@ -12,6 +12,7 @@ from tazza.core.pool import MemoryPool
 from tazza.core.pressure import Pressure
 from tazza.errors import ArgumentError, ForkedError, OutOfMemoryError, WaitTimeoutError
 from tazza.hot import Account
+from tazza.util.liveset import LiveSet
 from tests.unit.hot_fakes import FakeContext, FakeSource, FakeStream
 
 
@@ -57,6 +58,7 @@ def make(
         host_addressable=False,
         account=Account("fake:0"),
         pressure=Pressure(),
+        workspaces=LiveSet(),
         charges={},
         dropped_charges=[],
         in_flight={},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, final
 
 import numpy as np
@@ -12,6 +13,7 @@ from tazza.core.dtypes import dtype_on
 from tazza.core.task import Task
 from tazza.errors import ArgumentError
 from tazza.hot import Buffer
+from tazza.util.hostmemory import HostMemory
 
 __all__ = ["HostNumpy"]
 
@@ -34,6 +36,10 @@ class HostNumpy(ArrayLibrary):
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         return self._fresh(shape, np.dtype(dtype))
+
+    def empty_with_view(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Array, Array]:
+        made = self._made(math.prod(shape), shape, dtype)
+        return made, made
 
     def asarray(self, value: object, dtype: Any, copy: bool | None) -> Array:
         if isinstance(value, Task):
@@ -84,7 +90,10 @@ class HostNumpy(ArrayLibrary):
         return array
 
     def _fresh(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        # Fresh memory has no users to wait for, so the export protocols, which would ask, are passed by; and as the
-        # layout is NumPy's own, nothing about it has to be checked (a third of the time of a small array).
-        buffer = self.context.allocate(elements(shape) * dtype.itemsize)
-        return np.ndarray(shape, dtype, self.inside(buffer))
+        return self._made(elements(shape), tuple(shape), dtype)
+
+    def _made(self, count: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        buffer = self.context.allocate(count * dtype.itemsize)
+        # Fresh memory has no users to wait for, so the export protocols, which would ask, are passed by. The buffer
+        # stays plain bytes: working out a layout for it costs more than the rest of the array.
+        return HostMemory(buffer.address, dtype, shape, None, owner=buffer).array()

@@ -79,6 +79,9 @@ class HostTorch(ArrayLibrary):
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Tensor:
         return self._fresh(shape, dtype)[0]
 
+    def empty_with_view(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Tensor, Array]:
+        return self._fresh(shape, self._types[dtype.name])
+
     # Conversion ----------------------------------------------------------------------------------------------------
 
     def asarray(self, value: object, dtype: Any, copy: bool | None) -> Tensor:

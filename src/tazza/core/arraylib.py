@@ -44,7 +44,7 @@ class ArrayLibrary(abc.ABC):
             UsageError: a stream is current that they would not queue on, or the host cannot compute there at all.
         """
         context = self.context
-        if not context.inside_task and not context.stream.is_inline:
+        if not context.stream.is_inline and not context.inside_task:
             raise UsageError(
                 f"{context.stream!r} is current, and eager operations would not queue on it; "
                 "put them into a function and give that to ctx.launch"
@@ -113,6 +113,11 @@ class ArrayLibrary(abc.ABC):
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """Make an uninitialised array, in pooled memory of the context unless a task makes it for itself."""
 
+    def empty_with_view(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Any, Any]:
+        """The same for a dtype that the device has; also returns the array as NumPy sees it."""
+        made = self.empty(shape, self.dtype(dtype, self.context.device))
+        return made, self.plain(made, writes=True)
+
     @abc.abstractmethod
     def asarray(self, value: object, dtype: Any, copy: bool | None) -> Any:
         """Bring host data, or an array of any context, onto the device."""
@@ -171,6 +176,9 @@ def elements(shape: tuple[int, ...]) -> int:
     """Number of elements of a shape, or ArgumentError where it is none."""
     count = 1
     for extent in shape:
+        if type(extent) is int and extent >= 0:
+            count *= extent
+            continue
         if isinstance(extent, bool) or not isinstance(extent, int | np.integer) or extent < 0:
             raise ArgumentError.of("shape", shape, "non-negative integers")
         count *= int(extent)

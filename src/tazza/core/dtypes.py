@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -25,9 +26,15 @@ def dtype_on(device: Device, dtype: Any) -> np.dtype[Any]:
     except TypeError:
         raise ArgumentError.of("dtype", dtype, "a dtype such as 'float32'") from None
     known = device.capabilities.dtypes
-    if resolved.name not in known:
+    if _name(resolved) not in known:
         raise UnsupportedError(f"{device} has no {resolved.name}; the nearest is {_nearest(resolved, known)}")
     return resolved
+
+
+@lru_cache(64)
+def _name(dtype: np.dtype[Any]) -> str:
+    """The dtype's name, which NumPy puts together on every access, in microseconds."""
+    return dtype.name
 
 
 def _nearest(dtype: np.dtype[Any], known: Iterable[str]) -> str:

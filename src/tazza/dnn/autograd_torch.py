@@ -49,7 +49,7 @@ def _function() -> Any:
     import torch
     from torch.autograd.function import once_differentiable
 
-    class Tracked(torch.autograd.Function):
+    class Tracked(torch.autograd.Function):  # type: ignore[misc, unused-ignore]
         @staticmethod
         def forward(ctx: Any, do: Do, name: str, options: tuple[Any, ...], *inputs: Any) -> tuple[Any, ...]:
             outputs = do(name, inputs, options, True)

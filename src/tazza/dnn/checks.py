@@ -14,6 +14,7 @@ from tazza.dnn.interface import Activation, Array, Pair
 from tazza.errors import ArgumentError
 
 __all__ = [
+    "FROM_X",
     "Window",
     "check_activate",
     "check_activate_backward",
@@ -40,7 +41,9 @@ __all__ = [
 ]
 
 _FUSED = ("relu", "sigmoid", "tanh")
-_FROM_X = ("gelu", "silu")
+
+FROM_X = ("gelu", "silu")
+"""Activations whose gradient follows from what they were given; that of the others follows from their result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,20 +88,23 @@ def pair(argument: str, value: Pair, *, least: int) -> tuple[int, int]:
     return cast(tuple[int, int], both)
 
 
-def check_float(argument: str, array: Array, xp: Any) -> None:
-    """Refuse what is neither float32 nor float64."""
+def _dtype(argument: str, array: Array) -> Any:
     dtype = getattr(array, "dtype", None)
     if dtype is None:
         raise ArgumentError.of(argument, array, "an array")
+    return dtype
+
+
+def check_float(argument: str, array: Array, xp: Any) -> None:
+    """Refuse what is neither float32 nor float64."""
+    dtype = _dtype(argument, array)
     if dtype not in (xp.float32, xp.float64):
         raise ArgumentError.of(argument, dtype, "float32 or float64; convert it with ctx.xp.astype")
 
 
 def check_dtype(argument: str, array: Array, like: Array) -> None:
     """Refuse a dtype other than that of `like`."""
-    dtype = getattr(array, "dtype", None)
-    if dtype is None:
-        raise ArgumentError.of(argument, array, "an array")
+    dtype = _dtype(argument, array)
     if dtype != like.dtype:
         raise ArgumentError.of(argument, dtype, f"{like.dtype}, the dtype of the first argument")
 
@@ -119,7 +125,7 @@ def check_activation(activation: Activation) -> None:
     if activation is None or (isinstance(activation, str) and activation in _FUSED):
         return
     known = "None, 'relu', 'sigmoid' or 'tanh'"
-    if isinstance(activation, str) and activation in _FROM_X:
+    if isinstance(activation, str) and activation in FROM_X:
         known += f"; {activation} is not fused, as its gradient needs what it was given: call activate on the result"
     raise ArgumentError.of("activation", activation, known)
 
@@ -252,14 +258,14 @@ def check_average_pool(
 
 def check_activate(kind: object) -> None:
     """Refuse the name of an unknown activation."""
-    if not isinstance(kind, str) or kind not in _FUSED + _FROM_X:
-        raise ArgumentError.of("kind", kind, f"one of {', '.join(_FUSED + _FROM_X)}")
+    if not isinstance(kind, str) or kind not in _FUSED + FROM_X:
+        raise ArgumentError.of("kind", kind, f"one of {', '.join(_FUSED + FROM_X)}")
 
 
 def check_activate_backward(xp: Any, dy: Array, kind: str, x: Array | None, y: Array | None) -> str:
     """Return which of `x` and `y` the gradient of an activation follows from; it is there and fits."""
     check_activate(kind)
-    name, array, what = ("x", x, "was given") if kind in _FROM_X else ("y", y, "returned")
+    name, array, what = ("x", x, "was given") if kind in FROM_X else ("y", y, "returned")
     if array is None:
         raise ArgumentError.of(name, array, f"what activate {what}, as the gradient of {kind} follows from it")
     check_float(name, array, xp)
@@ -326,9 +332,9 @@ def check_dropout(xp: Any, x: Array, rate: float, random: object) -> float:
 def check_dropout_by(xp: Any, argument: str, array: Array, mask: Array, rate: float) -> float:
     """Return the rate as a float, where an array, called `argument`, and a mask of dropout fit."""
     check_float(argument, array, xp)
-    dtype = getattr(mask, "dtype", None)
+    dtype = _dtype("mask", mask)
     if dtype != xp.bool:
-        raise ArgumentError.of("mask", mask if dtype is None else dtype, "bool, as dropout returns it")
+        raise ArgumentError.of("mask", dtype, "bool, as dropout returns it")
     check_shape("mask", mask, tuple(array.shape))
     return _rate(rate)
 

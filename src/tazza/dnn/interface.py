@@ -32,6 +32,9 @@ class Dnn(abc.ABC):
 
     Every method raises `ArgumentError` that names the argument where shapes or dtypes do not fit.
 
+    What becomes of NaN and infinite elements is what a method says, with every library. Where it says nothing they are
+    the library's: to make them equal too would cost a pass over all elements.
+
     Attributes:
         name: the library's name, for reports.
     """
@@ -150,7 +153,8 @@ class Dnn(abc.ABC):
 
         ``"relu"`` is ``maximum(x, 0)``, ``"sigmoid"`` is ``1 / (1 + exp(-x))``, ``"tanh"`` the hyperbolic tangent,
         ``"silu"`` is ``x * sigmoid(x)``, and ``"gelu"`` is ``x * (1 + erf(x / sqrt(2))) / 2``: the exact one, not its
-        approximation by tanh. NaN stays NaN; of infinite elements the limit is taken.
+        approximation by tanh. NaN stays NaN. Of infinite elements ``"relu"``, ``"sigmoid"`` and ``"tanh"`` give the
+        limits.
         """
 
     @abc.abstractmethod
@@ -166,7 +170,7 @@ class Dnn(abc.ABC):
             y: result of `activate`; needed for ``"relu"``, ``"sigmoid"`` and ``"tanh"``, else not looked at.
 
         Returns:
-            `dx`. For ``"relu"`` it is `dy` where `y` is positive, else zero, also where `y` is NaN.
+            `dx`. For ``"relu"`` it is `dy` where `y` is positive, and zero where it is zero.
         """
 
     def relu(self, x: Array) -> Array:
@@ -174,7 +178,7 @@ class Dnn(abc.ABC):
         return self.activate(x, "relu")
 
     def relu_backward(self, dy: Array, y: Array) -> Array:
-        """Return `dy` where the result `y` of `relu` is positive, else zero."""
+        """Return `dy` where the result `y` of `relu` is positive, and zero where it is zero."""
         return self.activate_backward(dy, "relu", y=y)
 
     @abc.abstractmethod
@@ -322,8 +326,8 @@ class Dnn(abc.ABC):
     def softmax(self, x: Array) -> Array:
         """Return ``exp(x) / sum(exp(x))`` along the last axis of (..., K), from differences to the largest element.
 
-        Elements of minus infinity become zero; a row with a NaN, with plus infinity or of minus infinities alone
-        becomes NaN.
+        Elements of minus infinity become zero, as masks need it; a row with a NaN, with plus infinity or of minus
+        infinities alone has NaN in it.
         """
 
     @abc.abstractmethod

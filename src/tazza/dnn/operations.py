@@ -27,8 +27,9 @@
 | ``softmax_cross_entropy`` | logits, labels | loss, dlogits | reduction |
 
 Inputs and outputs with a question mark may be None. Pairs among the options are (height, width). The operations
-behave as the methods of `Dnn` with the same names say. One differs: the mask of ``dropout``, of bool, is drawn by the
-front, so that its bits are the same whatever the library; where it is False the result is zero, also of a NaN.
+behave as the methods of `Dnn` with the same names say; ``activate.backward`` takes what its kind needs, `x` or `y`, and
+no notice of the other. One differs: the mask of ``dropout``, of bool, is drawn by the front, so that its bits are the
+same whatever the library; where it is False the result is zero, also of a NaN.
 """
 
 from __future__ import annotations

@@ -411,18 +411,11 @@ def _is_channels_last(array: Any, output: Output) -> bool:
 def _make(ctx: Any, shape: tuple[int, ...], dtype: Any, channels_last: bool) -> tuple[Array, Any]:
     """Make an array and its NumPy view."""
     if not channels_last:
-        made = _empty(ctx, shape, dtype)
-        return made, made if type(made) is np.ndarray else ctx.arrays.plain(made, writes=True)
+        return ctx.arrays.empty_with_view(shape, dtype)  # type: ignore[no-any-return]
     count, channels, height, width = shape
-    dense = _empty(ctx, (count, height, width, channels), dtype)
-    plain = dense if type(dense) is np.ndarray else ctx.arrays.plain(dense, writes=True)
-    turned = dense.transpose(0, 3, 1, 2) if dense is plain else dense.permute(0, 3, 1, 2)
-    return turned, plain.transpose(0, 3, 1, 2)
-
-
-def _empty(ctx: Any, shape: tuple[int, ...], dtype: Any) -> Array:
-    """What ``ctx.empty`` makes, of a dtype that an array of the context has, which need not be looked up."""
-    return ctx.arrays.empty(shape, dtype) if ctx.arrays.name == "numpy" else ctx.empty(shape, dtype)
+    made, plain = ctx.arrays.empty_with_view((count, height, width, channels), dtype)
+    turned = plain.transpose(0, 3, 1, 2)
+    return turned if made is plain else made.permute(0, 3, 1, 2), turned
 
 
 def _layout(dtype: Any, shape: tuple[int, ...], strides: tuple[int, ...]) -> Layout:

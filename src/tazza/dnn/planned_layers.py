@@ -6,6 +6,7 @@ import abc
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from tazza.dnn.checks import FROM_X
 from tazza.dnn.interface import ActivationKind, Array, Dnn, Pair
 
 __all__ = ["PlannedLayers"]
@@ -26,7 +27,9 @@ class PlannedLayers(Dnn):
     def activate_backward(
         self, dy: Array, kind: ActivationKind, *, x: Array | None = None, y: Array | None = None
     ) -> Array:
-        return self._do("activate.backward", (dy, x, y), (kind,))[0]
+        # What is not needed is left out, so that its layout does not ask for a plan of its own.
+        needed = (dy, x, None) if kind in FROM_X else (dy, None, y)
+        return self._do("activate.backward", needed, (kind,))[0]
 
     def max_pool2d(self, x: Array, window: Pair, *, stride: Pair | None = None, padding: Pair = 0) -> Array:
         return self._do("max_pool2d", (x,), (window, stride, padding))[0]

@@ -355,6 +355,9 @@ class DnnStates:
 
     def in_turn(self) -> DnnState | None:
         """The state of whose queue the caller is a task, which needs no lock: it is at its turn."""
+        frame = top()
+        if frame is None or frame.task is None:
+            return None
         for synced in list(self._states.values()):
             state = synced.state
             if state is not None and state.runner is not None and _runs_on(state.runner):

@@ -64,7 +64,7 @@ class Weights:
         self.version += 1
 
     def trim(self, keep: int = 0) -> int:
-        """Give the packed copies back if they are more than `keep` bytes; returns bytes. Calls under way keep them."""
+        """Give the packed copies back if they are more than `keep` bytes; returns bytes. Running calls keep theirs."""
         nbytes = self.nbytes
         if nbytes <= keep:
             return 0

@@ -30,14 +30,15 @@ class HostMemory:
         owner: object = None,
     ) -> None:
         self.owner = owner
-        self.__array_interface__ = {
+        self.__array_interface__ = interface = {
             "version": 3,
             "typestr": dtype.str,
-            "descr": dtype.descr,
             "shape": shape,
             "strides": strides,
             "data": (address, readonly),
         }
+        if dtype.names is not None:
+            interface["descr"] = dtype.descr
 
     def array(self) -> np.ndarray[Any, np.dtype[Any]]:
         """Return the array; its base is this object."""

@@ -53,7 +53,7 @@ def limit_threads(n: int) -> ThreadLimit:
 
 def thread_limit() -> int | None:
     """The limit that holds now, for libraries that must be told when they start; None where there is none."""
-    return _pools.last()
+    return _pools.limit
 
 
 @final
@@ -89,9 +89,14 @@ class ThreadLimit:
 
 
 class _Pools:
-    """The native pools of the process and the limits on them, oldest first."""
+    """The native pools of the process and the limits on them, oldest first.
+
+    Attributes:
+        limit: the one that came last, or None; read without a lock.
+    """
 
     def __init__(self) -> None:
+        self.limit: int | None = None
         self._lock = threading.Lock()
         # Weak: a plain call drops its limit at once, which is how it can be told from one whose block still runs.
         self._limits: dict[weakref.ref[ThreadLimit], int] = {}
@@ -121,11 +126,6 @@ class _Pools:
             for library in self._per_thread:
                 library.set_num_threads(limit.count)
             return before
-
-    def last(self) -> int | None:
-        """The limit in force that came last."""
-        with self._lock:
-            return next(reversed(self._limits.values()), None)
 
     def pop(self, limit: ThreadLimit, own: _Counts) -> None:
         """Take `limit` back and set the calling thread's OpenMP to what it had before."""
@@ -164,7 +164,7 @@ class _Pools:
 
     def _apply(self) -> None:
         """Set every shared pool to the last limit or, with none left, to the count it was found with."""
-        last = next(reversed(self._limits.values()), None)
+        self.limit = last = next(reversed(self._limits.values()), None)
         for library in self._shared:
             count = self._found[library.filepath] if last is None else last
             if library.get_num_threads() != count:

