@@ -7,9 +7,17 @@ from typing import Final
 
 from tazza.dnn.library import Layout, Operation
 from tazza.dnn.onednn import binding
-from tazza.dnn.onednn.recipe import Recipe, Slot, Strategy, dense
+from tazza.dnn.onednn.recipe import FUSED, Recipe, Slot, Strategy, dense
 
-__all__ = ["activate", "activate_backward", "before_activation", "softmax", "softmax_backward", "strategies"]
+__all__ = [
+    "activate",
+    "activate_backward",
+    "activate_in_place",
+    "before_activation",
+    "softmax",
+    "softmax_backward",
+    "strategies",
+]
 
 _FORWARD: Final = {
     "tanh": (binding.TANH, 0.0),
@@ -53,6 +61,13 @@ def before_activation(recipe: Recipe, kind: str, dy: Slot, y: Slot) -> Slot:
     made = recipe.scratch(layout)
     _backward(recipe, kind, recipe.into(dy, layout), recipe.into(y, layout), made, skip=0)
     return made
+
+
+def activate_in_place(recipe: Recipe, kind: str, slot: Slot) -> None:
+    """Do what `Recipe.attributes` fuses, in steps of its own."""
+    for one, alpha in FUSED[kind]:
+        descriptor = _forward(recipe, one, alpha, slot.layout, skip=0)
+        recipe.add(descriptor, {binding.SRC: slot, binding.DST: slot}, names=False)
 
 
 def softmax(recipe: Recipe) -> None:

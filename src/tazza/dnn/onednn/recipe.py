@@ -13,6 +13,7 @@ from tazza.dnn.onednn.binding import Dnnl
 
 __all__ = [
     "ALIGNMENT",
+    "FUSED",
     "LAST",
     "Owned",
     "Program",
@@ -31,7 +32,7 @@ LAST: Final = (0, 2, 3, 1)
 """The axes of images whose channels lie innermost, from outermost to innermost."""
 # Not the library's own ReLU, whose max(x, 0) is 0 for NaN. x * min(1, max(0, x * 3e38)) is x or -0 to the bit, and
 # keeps NaN; "1 * x + 0" takes the sign off. Medians of five of ResNet-50's shapes were within 4 % of each other.
-_FUSED: Final = {
+FUSED: Final = {
     "relu": ((binding.HARD_SWISH, 3e38), (binding.LINEAR, 1.0)),
     "sigmoid": ((binding.LOGISTIC, 0.0),),
     "tanh": ((binding.TANH, 0.0),),
@@ -177,7 +178,7 @@ class Recipe:
         self.dnnl.do("dnnl_primitive_attr_set_scratchpad_mode", made, binding.USER_SCRATCHPAD)
         if activation is not None:
             after = self._owned.keep("dnnl_post_ops_destroy", self.dnnl.make("dnnl_post_ops_create"))
-            for kind, alpha in _FUSED[activation]:
+            for kind, alpha in FUSED[activation]:
                 self.dnnl.do("dnnl_post_ops_append_eltwise", after, kind, alpha, 0.0)
             self.dnnl.do("dnnl_primitive_attr_set_post_ops", made, after)
         return made
