@@ -135,10 +135,10 @@ class MemorySnapshot:
 
     >>> import tazza as tz
     >>> with tz.open("cpu") as ctx:
-    ...     weights = ctx.allocate(1024, label="weights")
+    ...     weights = ctx.allocate(1024, label="weights of an example")
     ...     snapshot = ctx.memory.snapshot()
     ...     sum(heading.nbytes for heading in snapshot.headings) == snapshot.used
-    ...     [holding.nbytes for holding in snapshot.holdings if holding.label == "weights"]
+    ...     [holding.nbytes for holding in snapshot.holdings if holding.label == "weights of an example"]
     True
     [1024]
     """
