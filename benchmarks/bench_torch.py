@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache, partial
 from types import ModuleType
 from typing import Any
 
@@ -12,35 +14,33 @@ from tazza.demo import autograd, network
 
 BATCHES = (32, 128)
 _RATE, _MOMENTUM = 0.05, 0.9
-_STEPS = 5  # in one run of a statement: a single one is as long as the machine's hiccups
-_ARGUMENTS = f"parameters, velocity, images, labels, {_RATE}, {_MOMENTUM}"
-_STEP = f"step({_ARGUMENTS})"
+_SETS = 8  # of tensors, a step with each in one run of a statement: how tensors lie to each other changes its time
 _WITH = "with scope:\n    pass"
 
 
 class Steps:
     """The demo's network and one step of gradient descent with momentum, on inputs that are equal for both sides."""
 
-    def __init__(self, torch: ModuleType, ctx: tz.Context, batch: int) -> None:
+    def __init__(self, torch: ModuleType, batch: int) -> None:
+        # One thread on both sides: where others use the machine too, what is timed else is how its threads wait.
+        torch.set_num_threads(1)
         self.torch: Any = torch
+        self.ctx = ctx = _context()
         generator = tz.Generator(1)
         normals = generator.standard_normal(network.PARAMETER_COUNT, dtype="float32")
         images = generator.random((batch, 1, 8, 8), dtype="float32")
         labels = generator.integers(0, network.CLASSES, batch)
         start = network.initialise(ctx.xp, ctx.asarray(normals))
-        self.plain = {
-            "parameters": start.clone(),
-            "velocity": torch.zeros_like(start),
-            "images": torch.from_numpy(images).clone(),  # in memory that PyTorch aligned, as ours is aligned
-            "labels": torch.from_numpy(labels).clone(),
-        }
-        self.ours = {name: ctx.asarray(value, copy=True) for name, value in self.plain.items()}
+        # Clones: in memory that PyTorch aligned, as ours is aligned.
+        tensors = start, torch.zeros_like(start), torch.from_numpy(images), torch.from_numpy(labels)
+        self.plain = [[tensor.clone() for tensor in tensors] for _ in range(_SETS)]
+        self.ours = [[ctx.asarray(tensor, copy=True) for tensor in tensors] for _ in range(_SETS)]
 
-    def step(self, parameters: Any, velocity: Any, images: Any, labels: Any, rate: float, momentum: float) -> None:
+    def step(self, parameters: Any, velocity: Any, images: Any, labels: Any) -> None:
         """Move the parameters once."""
         slopes = autograd.gradient(self.torch, None, parameters, images, labels)
-        velocity *= momentum
-        velocity -= slopes[: network.PARAMETER_COUNT] * (rate / len(images))
+        velocity *= _MOMENTUM
+        velocity -= slopes[: network.PARAMETER_COUNT] * (_RATE / len(images))
         parameters += velocity
 
 
@@ -50,14 +50,15 @@ def area() -> Area:
     budgets = []
     for batch in BATCHES:
         plain, ours, eager = (f"torch.step-{batch}.{who}" for who in ("plain", "launched", "eager"))
+        shared = cache(partial(Steps, batch=batch))
 
-        def case(name: str, statement: str, side: str, batch: int = batch) -> Case | Missing:
-            return peer(name, "torch", lambda torch: _case(torch, name, statement, side, batch))
+        def case(name: str, statement: str, side: str, shared: Callable[..., Steps] = shared) -> Case | Missing:
+            return peer(name, "torch", lambda torch: _case(shared(torch), name, statement, side))
 
         cases += [
-            case(plain, _STEP, "plain"),
-            case(ours, f"ctx.launch(step, {_ARGUMENTS})", "ours"),
-            case(eager, f"with ctx:\n    {_STEP}", "ours"),
+            case(plain, "step(*tensors)", "plain"),
+            case(ours, "ctx.launch(step, *tensors)", "ours"),
+            case(eager, "with ctx: step(*tensors)", "ours"),
         ]
         budgets += [Budget(ours, plain, at_most=1.02), Budget(eager, plain, at_most=1.02)]
     cases += [
@@ -74,10 +75,6 @@ def _context() -> tz.Context:
     return tz.context("cpu", seed=1, arrays="torch", memory_limit="1GiB")
 
 
-def _case(torch: ModuleType, name: str, statement: str, side: str, batch: int) -> Case:
-    # One thread on both sides: where others use the machine too, what is timed else is how its threads wait.
-    torch.set_num_threads(1)
-    ctx = _context()
-    steps = Steps(torch, ctx, batch)
-    names = {"ctx": ctx, "step": steps.step, **getattr(steps, side)}
-    return Case(name, f"{statement}\n" * _STEPS, names, operations=_STEPS)
+def _case(steps: Steps, name: str, statement: str, side: str) -> Case:
+    names = {"ctx": steps.ctx, "step": steps.step, "sets": getattr(steps, side)}
+    return Case(name, f"for tensors in sets:\n    {statement}", names, operations=_SETS)

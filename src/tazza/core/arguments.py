@@ -14,6 +14,8 @@ from tazza.hot import Buffer
 
 __all__ = ["Arguments"]
 
+_SCALARS = frozenset((bool, bytes, complex, float, int, str, type(None)))
+
 
 @final
 class Arguments:
@@ -23,6 +25,7 @@ class Arguments:
         needs: events and tasks that the stream waits for, by itself where it can.
         host_needs: tasks whose results lie in another memory domain; only the host knows their shapes.
         buffers: the memory that the function gets to see.
+        are_plain: the function gets the very arguments, none of which stands for something else or is copied for it.
     """
 
     def __init__(
@@ -32,14 +35,22 @@ class Arguments:
         self.needs = several(after, argument="after")
         self.host_needs: list[Waitable] = []
         self.buffers: list[Buffer] = []
-        map_leaves(self._sort, args)
+        self.are_plain = True
+        for argument in args:
+            if map_leaves(self._sort, argument) is not None:  # a container; leaves give None
+                self.are_plain = False
         for need in (*self.needs, *self.host_needs):
             need.check_use()
 
     def _sort(self, leaf: Any) -> None:
-        if isinstance(leaf, Task):
+        kind = type(leaf)
+        if kind in _SCALARS:
+            return
+        if kind is Task:
+            self.are_plain = False
             self._sort_task(leaf)
-        elif isinstance(leaf, Buffer):
+        elif kind is Buffer:
+            self.are_plain = False
             leaf._check()
             if leaf.device.memory_domain != self._context.device.memory_domain:
                 raise self._wrong_device(f"memory of {leaf.device}")

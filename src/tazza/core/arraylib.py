@@ -204,7 +204,7 @@ def map_leaves(function: Callable[[Any], Any], value: Any) -> Any:
     """Apply `function` to every leaf of nested lists, tuples and dicts; other containers are leaves."""
     kind = type(value)
     if kind is list or kind is tuple:
-        return kind(map_leaves(function, item) for item in value)
+        return kind([map_leaves(function, item) for item in value])
     if isinstance(value, tuple) and hasattr(kind, "_make"):  # a named tuple, as typing.NamedTuple makes them
         return kind._make(map_leaves(function, item) for item in value)
     if kind is dict:

@@ -192,6 +192,7 @@ class Context(ContextCore):
             args,
             needs=tuple(sorted_args.needs),
             host_needs=tuple(sorted_args.host_needs),
+            plain=sorted_args.are_plain,
         )
         if point.listeners is not None:
             read, written = buffers_of(function, args, said)

@@ -40,7 +40,7 @@ class Gate:
     ) -> None:
         with self._lock:
             self._inside -= 1
-            if not self._inside:
+            if self._shut and not self._inside:
                 self._empty.notify_all()
 
     def shut(self) -> None:

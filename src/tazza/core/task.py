@@ -206,7 +206,7 @@ class TaskSubmission(Submission):
 
     is_host_function = True
 
-    __slots__ = ("_args", "_frame", "_function", "_moved", "task")
+    __slots__ = ("_args", "_frame", "_function", "_is_plain", "_moved", "task")
 
     def __init__(
         self,
@@ -217,10 +217,12 @@ class TaskSubmission(Submission):
         *,
         needs: tuple[Waitable, ...],
         host_needs: tuple[Waitable, ...],
+        plain: bool,
     ) -> None:
         super().__init__(task.stream, task.label, needs=needs, host_needs=host_needs)
         self.task = task
         self._frame, self._function, self._args = frame, function, args
+        self._is_plain = plain
         self._moved: dict[int, Any] = {}
 
     def enter(self, number: int) -> None:
@@ -291,9 +293,11 @@ class TaskSubmission(Submission):
         """Run the function on resolved arguments, which die with this Python frame."""
         library = self.task.context.arrays
         seen: list[tuple[Any, Buffer]] = []
-        args = [map_leaves(lambda leaf: self._resolve(leaf, seen), argument) for argument in self._args]
-        result = self._function(*args)
-        return map_leaves(lambda leaf: library.outcome(leaf, seen), result)
+        if self._is_plain:
+            result = self._function(*self._args)
+        else:
+            result = self._function(*(map_leaves(lambda leaf: self._resolve(leaf, seen), one) for one in self._args))
+        return None if result is None else map_leaves(lambda leaf: library.outcome(leaf, seen), result)
 
     def _resolve(self, leaf: Any, seen: list[tuple[Any, Buffer]]) -> Any:
         context = self.task.context
@@ -324,6 +328,8 @@ class TaskSubmission(Submission):
         return run_in(self._frame, map_leaves, (context.private_copy, source._result), {})
 
     def _refuse_failed_needs(self) -> None:
+        if not (self.needs or self.host_needs):
+            return
         failed = [need for need in (*self.host_needs, *self.needs) if need.error is not None]
         if not failed:
             return
