@@ -170,7 +170,7 @@ class Dnn(abc.ABC):
             y: result of `activate`; needed for ``"relu"``, ``"sigmoid"`` and ``"tanh"``, else not looked at.
 
         Returns:
-            `dx`. For ``"relu"`` it is `dy` where `y` is positive, and zero where it is zero.
+            `dx`. For ``"relu"`` it is `dy` where `y` is positive, and zero where it is zero or NaN.
         """
 
     def relu(self, x: Array) -> Array:
@@ -178,7 +178,7 @@ class Dnn(abc.ABC):
         return self.activate(x, "relu")
 
     def relu_backward(self, dy: Array, y: Array) -> Array:
-        """Return `dy` where the result `y` of `relu` is positive, and zero where it is zero."""
+        """Return `dy` where the result `y` of `relu` is positive, and zero where it is zero or NaN."""
         return self.activate_backward(dy, "relu", y=y)
 
     @abc.abstractmethod

@@ -25,12 +25,16 @@ _FORWARD: Final = {
     "silu": (binding.SWISH, 1.0),
     "gelu": (binding.GELU, 0.0),
 }
-_FROM_X: Final = {"silu": _FORWARD["silu"], "gelu": _FORWARD["gelu"]}
-_FROM_RESULT: Final = {
-    "relu": (binding.RELU_FROM_RESULT, 0.0),
-    "tanh": (binding.TANH_FROM_RESULT, 0.0),
-    "sigmoid": (binding.LOGISTIC_FROM_RESULT, 0.0),
+_FROM_X: Final = ("silu", "gelu")
+_BACKWARD: Final = {
+    "silu": (*_FORWARD["silu"], 0.0),
+    "gelu": (*_FORWARD["gelu"], 0.0),
+    # Not the library's gradient of ReLU, which passes on where y is NaN: that of clipping y to (0, infinity] does not.
+    "relu": (binding.CLIP, 0.0, math.inf),
+    "tanh": (binding.TANH_FROM_RESULT, 0.0, 0.0),
+    "sigmoid": (binding.LOGISTIC_FROM_RESULT, 0.0, 0.0),
 }
+_OF_RESULT: Final = (binding.TANH_FROM_RESULT, binding.LOGISTIC_FROM_RESULT)
 
 
 def strategies(operation: Operation) -> tuple[Strategy, ...]:
@@ -105,7 +109,9 @@ def _softmax(recipe: Recipe, x: int, y: int, skip: int | None = None) -> int:
     )
 
 
-def _forward(recipe: Recipe, kind: int, alpha: float, layout: int, skip: int | None = None) -> int:
+def _forward(
+    recipe: Recipe, kind: int, alpha: float, layout: int, *, beta: float = 0.0, skip: int | None = None
+) -> int:
     return recipe.choose(
         "dnnl_eltwise_forward_primitive_desc_create",
         binding.FORWARD_TRAINING,
@@ -113,7 +119,7 @@ def _forward(recipe: Recipe, kind: int, alpha: float, layout: int, skip: int | N
         layout,
         layout,
         alpha,
-        0.0,
+        beta,
         recipe.attributes(),
         skip=skip,
     )
@@ -121,7 +127,7 @@ def _forward(recipe: Recipe, kind: int, alpha: float, layout: int, skip: int | N
 
 def _backward(recipe: Recipe, name: str, dy: Slot, known: Slot, dx: Slot, skip: int | None = None) -> None:
     """Add the gradient of an activation, of whose argument or result `known` is."""
-    kind, alpha = _FROM_X[name] if name in _FROM_X else _FROM_RESULT[name]
+    kind, alpha, beta = _BACKWARD[name]
     descriptor = recipe.choose(
         "dnnl_eltwise_backward_primitive_desc_create",
         kind,
@@ -129,15 +135,13 @@ def _backward(recipe: Recipe, name: str, dy: Slot, known: Slot, dx: Slot, skip: 
         dy.layout,
         known.layout,
         alpha,
-        0.0,
-        _forward(recipe, kind, alpha, known.layout, skip=0),
+        beta,
+        _forward(recipe, kind, alpha, known.layout, beta=beta, skip=0),
         recipe.attributes(),
         skip=skip,
     )
-    recipe.add(
-        descriptor,
-        {binding.SRC if name in _FROM_X else binding.DST: known, binding.DIFF_DST: dy, binding.DIFF_SRC: dx},
-    )
+    argument = binding.DST if kind in _OF_RESULT else binding.SRC
+    recipe.add(descriptor, {argument: known, binding.DIFF_DST: dy, binding.DIFF_SRC: dx})
 
 
 def _lines(recipe: Recipe, *numbers: int) -> list[Slot]:
