@@ -12,7 +12,7 @@ from tazza.core.arraylib import ArrayLibrary, elements, is_array, namespace_of
 from tazza.core.dtypes import dtype_on
 from tazza.core.task import Task
 from tazza.errors import ArgumentError
-from tazza.hot import Buffer
+from tazza.hot import Buffer, array_of
 from tazza.util.hostmemory import HostMemory
 
 __all__ = ["HostNumpy"]
@@ -84,7 +84,7 @@ class HostNumpy(ArrayLibrary):
 
     def inside(self, buffer: Buffer) -> Array:
         # Not np.asarray(buffer): that would wait for the buffer's streams, of which this is one.
-        return buffer._unwaited().array()
+        return array_of(buffer._unwaited())
 
     def outcome(self, array: Any, seen: list[tuple[Any, Buffer]]) -> Any:
         return array
@@ -96,4 +96,4 @@ class HostNumpy(ArrayLibrary):
         buffer = self.context.allocate(count * dtype.itemsize)
         # Fresh memory has no users to wait for, so the export protocols, which would ask, are passed by. The buffer
         # stays plain bytes: working out a layout for it costs more than the rest of the array.
-        return HostMemory(buffer.address, dtype, shape, None, owner=buffer).array()
+        return array_of(HostMemory(buffer.address, dtype, shape, None, owner=buffer))

@@ -18,7 +18,7 @@ from tazza.core.device import Device
 from tazza.core.dtypes import dtype_on
 from tazza.core.task import Task
 from tazza.errors import ArgumentError, BackendUnavailableError, UnsupportedError
-from tazza.hot import Buffer
+from tazza.hot import Buffer, array_of
 from tazza.util.hostmemory import HostMemory
 
 __all__ = ["HostTorch"]
@@ -202,7 +202,7 @@ class HostTorch(ArrayLibrary):
     def inside(self, buffer: Buffer) -> Tensor:
         if buffer.readonly:
             raise UnsupportedError("PyTorch has no read-only tensors; copy it with ctx.asarray(buffer, copy=True)")
-        array = buffer._unwaited().array()
+        array = array_of(buffer._unwaited())
         if any(stride < 0 for stride in array.strides):
             raise UnsupportedError("PyTorch has no negative strides; copy it with ctx.asarray(buffer, copy=True)")
         return self._over(buffer, array, self._dtype_of(buffer))
@@ -226,7 +226,7 @@ class HostTorch(ArrayLibrary):
         buffer = self.context.allocate(nbytes)
         # Fresh memory has no users to wait for, so the export protocols, which would ask, are passed by. The buffer
         # stays plain bytes: working out a layout for it costs more than the rest of the tensor.
-        view = HostMemory(buffer.address, self._numpy_dtype(dtype), tuple(shape), None, owner=buffer).array()
+        view = array_of(HostMemory(buffer.address, self._numpy_dtype(dtype), tuple(shape), None, owner=buffer))
         return self._over(buffer, view, dtype), view
 
     def _over(self, buffer: Buffer, array: Array, dtype: Any) -> Tensor:

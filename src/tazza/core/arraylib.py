@@ -44,7 +44,7 @@ class ArrayLibrary(abc.ABC):
             UsageError: a stream is current that they would not queue on, or the host cannot compute there at all.
         """
         context = self.context
-        if not context.stream.is_inline and not context.inside_task:
+        if not context.stream.runner.is_inline and not context.inside_task:
             raise UsageError(
                 f"{context.stream!r} is current, and eager operations would not queue on it; "
                 "put them into a function and give that to ctx.launch"

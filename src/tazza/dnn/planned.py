@@ -25,6 +25,7 @@ from tazza.dnn.state import DnnState, DnnStates, states_of
 from tazza.dnn.weights import TensorWeights, Weights
 from tazza.dnn.workspace import Lease
 from tazza.errors import ArgumentError, ClosedError, OutOfMemoryError, UnsupportedError
+from tazza.hot._primitives import layout_key
 from tazza.util.log import info
 from tazza.util.text import parse_nbytes
 from tazza.util.threads import thread_limit
@@ -145,7 +146,7 @@ class PlannedDnn(PlannedLayers):
         if set(options) != set(kind.options) or len(inputs) != len(kind.inputs):
             raise ArgumentError(f"{name} takes {', '.join(kind.inputs)} and the options {', '.join(kind.options)}")
         arrays = self._arrays(inputs)
-        return self._call(name, arrays, tuple(options[one] for one in kind.options), want_first, self._choice).plan
+        return self._call(name, arrays, tuple(options[one] for one in kind.options), want_first).plan
 
     def weights(self, w: Array) -> Weights:
         """Return weights that `conv2d`, `linear` and their gradients take in place of `w`, packed once for many calls.
@@ -243,7 +244,7 @@ class PlannedDnn(PlannedLayers):
         if name in _WEIGHTS:
             weights, inputs = self._weights(ctx, inputs, _WEIGHTS[name])
         arrays = self._arrays(inputs)
-        call = self._call(name, arrays, options, want_first, self._choice, weights is not None)
+        call = self._call(name, arrays, options, want_first, weights is not None)
         results: list[Array] = []
         for output in call.outputs:
             made = plain = None
@@ -251,43 +252,26 @@ class PlannedDnn(PlannedLayers):
                 made, plain = _make(ctx, *output)
             results.append(made)
             arrays.append(plain)
-        states = call.states
-        state = states.in_turn()
-        if state is not None:
-            with state.entered(ctx.stream):
-                self._run(state, call, arrays, weights)
-            return results
-        synced = states.hold_idle() if self._index is None else states.at(self._index)
-        if self._index is not None:
-            synced.hold(None)
-        try:
-            state = synced.state
-            assert state is not None
-            with state.entered(ctx.stream):
-                self._run(state, call, arrays, weights)
-        finally:
-            synced.let_go()
+        with call.states.entered(ctx.stream, self._index) as state:
+            self._run(ctx, state, call, arrays, weights)
         return results
 
-    def _run(self, state: DnnState, call: _Call, arrays: list[Any], weights: Weights | None) -> None:
+    def _run(self, ctx: Context, state: DnnState, call: _Call, arrays: list[Any], weights: Weights | None) -> None:
         plan = call.plan
-        if plan.workspace_bytes == 0:
-            self._execute(state, plan, arrays, weights, None)
-            return
+        lease: Lease | None = None
+        if plan.workspace_bytes:
+            try:
+                lease = state.workspace.get(plan.workspace_bytes)
+            except OutOfMemoryError as error:
+                plan, lease = self._smaller(state, plan, error)
         try:
-            lease = state.workspace.get(plan.workspace_bytes)
-        except OutOfMemoryError as error:
-            plan, lease = self._smaller(state, plan, error)
-        with lease:
-            self._execute(state, plan, arrays, weights, lease)
-
-    def _execute(
-        self, state: DnnState, plan: Plan, arrays: list[Any], weights: Weights | None, lease: Lease | None
-    ) -> None:
-        if weights is not None:
-            for number in plan.operation.packed:
-                arrays[number] = weights.packed(self._ctx(), plan, number, arrays[number], state, lease)
-        plan.execute(state, arrays, lease)
+            if weights is not None:
+                for number in plan.operation.packed:
+                    arrays[number] = weights.packed(ctx, plan, number, arrays[number], state, lease)
+            plan.execute(state, arrays, lease)
+        finally:
+            if lease is not None:
+                lease.release()
 
     def _weights(
         self, ctx: Context, inputs: Sequence[Any], number: int
@@ -322,21 +306,16 @@ class PlannedDnn(PlannedLayers):
     def _call(
         self,
         name: str,
-        arrays: Sequence[Any],
+        arrays: list[Any],
         options: tuple[Any, ...],
         want_first: bool,
-        choice: Choice,
         packed: bool = False,
     ) -> _Call:
-        # Numbers, as to hash a dtype or a dataclass takes longer than all the rest.
-        layouts = tuple(
-            [None if one is None else (one.dtype.num, one.dtype.isnative, one.shape, one.strides) for one in arrays]
-        )
         threads = thread_limit() or self._cores
-        key = name, layouts, options, want_first, threads, self._key, packed
+        key = name, layout_key(arrays), options, want_first, threads, self._key, packed
 
         def choose() -> _Call:
-            return self._choose(name, arrays, options, want_first, threads, choice, packed)
+            return self._choose(name, arrays, options, want_first, threads, packed)
 
         try:
             return self._cache.get(key, choose)
@@ -350,7 +329,6 @@ class PlannedDnn(PlannedLayers):
         options: tuple[Any, ...],
         want_first: bool,
         threads: int,
-        choice: Choice,
         packed: bool,
     ) -> _Call:
         described = OPERATIONS[name].describe(arrays, options, want_first)
@@ -367,10 +345,10 @@ class PlannedDnn(PlannedLayers):
         )
         dtype = next(one.dtype for one in operation.inputs if one is not None)
         if self.library.supports(name, dtype=dtype):
-            plan = self.library.compile(operation, choice)
+            plan = self.library.compile(operation, self._choice)
             if packed and any(plan.packed):
                 numbers = tuple(number for number, one in enumerate(plan.packed) if one is not None)
-                plan = self.library.compile(operation._replace(packed=numbers), choice)
+                plan = self.library.compile(operation._replace(packed=numbers), self._choice)
             return _Call(plan, self._states, outputs)
         if not self._fallback or not _reference.supports(name, dtype=dtype):
             raise UnsupportedError(
@@ -379,7 +357,9 @@ class PlannedDnn(PlannedLayers):
             )
         info("tazza.dnn", "%s for %s is done by the reference: %s lacks it", name, dtype, self.library.name)
         ctx = self._ctx()
-        return _Call(_reference.compile(operation, choice), states_of(ctx.own_stream.runtime, _reference), outputs)
+        return _Call(
+            _reference.compile(operation, self._choice), states_of(ctx.own_stream.runtime, _reference), outputs
+        )
 
     def _arrays(self, inputs: Sequence[Array | None]) -> list[Any]:
         """The inputs as NumPy arrays over the same memory."""

@@ -30,7 +30,7 @@ from tazza.errors import (
     UsageError,
     WaitTimeoutError,
 )
-from tazza.hot import generation, top
+from tazza.hot import process, top
 from tazza.util.hostmemory import address_of
 
 __all__ = ["DnnState", "DnnStates", "Entered", "StateInfo", "SyncedDnnState", "states_of"]
@@ -63,7 +63,7 @@ class DnnState:
         self.workspace = DnnWorkspace(runtime, self._lane, f"workspace of {library.name} state {index}")
         self.handle = library.open()
         self._inside: dict[int, Stream] = {}  # threads that are inside: who holds it, and its queue at its turn
-        self._generation = generation()
+        self._generation = process.generation
 
     @property
     def stream(self) -> Stream:
@@ -88,7 +88,7 @@ class DnnState:
             ForkedError: the state is another process's.
             UsageError: the calling thread does not hold it.
         """
-        if self._generation != generation():
+        if self._generation != process.generation:
             raise ForkedError(f"{self!r} was made before this process was forked; use a context made here")
         if threading.get_ident() not in self._inside:
             raise UsageError(f"{self!r} is not held by this thread; use it inside with_state(index, fn) or lease()")
@@ -126,7 +126,7 @@ class DnnState:
 
     def entered(self, stream: Stream) -> Entered:
         """The same as a scope, ``with state.entered(stream):``."""
-        return Entered(self, stream)
+        return Entered(self, stream, None)
 
     def close(self) -> None:
         """Wait for its queue, give its memory back and destroy the handle. Idempotent; not while somebody is inside.
@@ -134,7 +134,7 @@ class DnnState:
         Raises:
             WaitTimeoutError: its queue still has work after ``TAZZA_WAIT_TIMEOUT``.
         """
-        if self._generation != generation():
+        if self._generation != process.generation:
             return
         if self._runner is not None:
             if self._runtime.lost() is None:
@@ -165,16 +165,30 @@ class DnnState:
 
 @final
 class Entered:
-    """What ``state.entered(stream)`` returns: the five steps around what is done inside."""
+    """What ``state.entered(stream)`` returns: the five steps around what is done inside.
 
-    __slots__ = ("_own", "_scope", "_state", "_stream")
+    Args:
+        state: which is entered.
+        stream: the caller's.
+        held: is let go at the end, also where the state cannot be entered.
+    """
 
-    def __init__(self, state: DnnState, stream: Stream) -> None:
-        self._state, self._stream = state, stream
+    __slots__ = ("_held", "_own", "_scope", "_state", "_stream")
+
+    def __init__(self, state: DnnState, stream: Stream, held: SyncedDnnState | None) -> None:
+        self._state, self._stream, self._held = state, stream, held
         self._own: Stream | None = None  # over the state's queue; None: the caller is inline
         self._scope: Any = None
 
     def __enter__(self) -> DnnState:
+        try:
+            self._enter()
+        except BaseException:
+            self._let_go()
+            raise
+        return self._state
+
+    def _enter(self) -> None:
         state, stream, me = self._state, self._stream, threading.get_ident()
         if me in state._inside:
             raise DeadlockError(f"{state!r} is in use by this very call; do what follows in the same fn, or after it")
@@ -182,32 +196,47 @@ class Entered:
         if context is None:
             raise ClosedError(f"the context of {stream!r} is gone; keep it while its streams are used")
         state.calls += 1
-        if stream.is_inline or context.inside_task:
+        if stream.runner.is_inline or context.inside_task:
             runner = state._runner
             if runner is not None and not _runs_on(runner):
                 runner.settle(timeout_or_default(None))
             state._inside[me] = stream
-            return state
+            return
         self._own = own = Stream(context, state._queue(), lent=True)
         own.wait(stream)
         self._scope = context.on(own)
         self._scope.__enter__()
         state._inside[me] = own
-        return state
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._state._inside.pop(threading.get_ident(), None)
-        if self._own is None:
-            return
+        try:
+            if self._own is not None:
+                self._leave(self._own, exc_type, exc, traceback)
+        finally:
+            self._let_go()
+
+    def _leave(
+        self,
+        own: Stream,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         self._scope.__exit__(exc_type, exc, traceback)
         try:
-            self._stream.wait(self._own)
+            self._stream.wait(own)
         except TazzaError as second:
             if exc is None:
                 raise
             exc.add_note(f"ordering {self._stream!r} after {self._state!r} also failed: {second}")
+
+    def _let_go(self) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            held.let_go()
 
 
 def _runs_on(runner: Runner) -> bool:
@@ -252,17 +281,16 @@ class SyncedDnnState:
         """The state, or None before its first use."""
         return self._state
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether nobody is inside and its queue has nothing left."""
-        runner = None if self._state is None else self._state.runner
-        return not self._lock.locked() and (runner is None or runner.is_idle)
-
-    def try_hold(self) -> DnnState | None:
-        """Hold the state if nobody else does, without waiting; `let_go` ends it."""
+    def hold_idle(self) -> bool:
+        """Hold the state if nobody is inside and its queue has nothing left; `let_go` ends it."""
         if not self._lock.acquire(blocking=False):
-            return None
-        return self._enter()
+            return False
+        runner = None if self._state is None else self._state.runner
+        if runner is not None and not runner.is_idle:
+            self._lock.release()
+            return False
+        self._enter()
+        return True
 
     def hold(self, timeout: float | None) -> DnnState:
         """Hold the state; `let_go` ends it. The errors of `with_state`."""
@@ -276,7 +304,7 @@ class SyncedDnnState:
         return self._enter()
 
     def let_go(self) -> None:
-        """End what `hold` or `try_hold` began."""
+        """End what `hold` or `hold_idle` began."""
         self._owner = 0
         self._lock.release()
 
@@ -353,6 +381,25 @@ class DnnStates:
             handle = self._handles.handle = self.library.open()
         return handle
 
+    def entered(self, stream: Stream, index: int | None = None, timeout: float | None = None) -> Entered:
+        """Scope of a state that serves the caller alone: of an index, or the first that is idle; see `hold_idle`.
+
+        Raises:
+            DeadlockError: this thread is inside the state of that index already.
+            WaitTimeoutError: others stayed inside.
+        """
+        state = self.in_turn()
+        if state is not None:
+            return Entered(state, stream, None)
+        if index is None:
+            held = self.hold_idle(timeout)
+        else:
+            held = self.at(index)
+            held.hold(timeout)
+        state = held.state
+        assert state is not None, "who holds one has made it"
+        return Entered(state, stream, held)
+
     def in_turn(self) -> DnnState | None:
         """The state of whose queue the caller is a task, which needs no lock: it is at its turn."""
         frame = top()
@@ -371,8 +418,8 @@ class DnnStates:
             WaitTimeoutError: all stayed in use.
         """
         for index in range(_MOST):
-            synced = self.at(index)
-            if synced.is_idle and synced.try_hold() is not None:
+            synced = self._states.get(index) or self.at(index)
+            if synced.hold_idle():
                 return synced
         synced = self.at(0)
         synced.hold(timeout)

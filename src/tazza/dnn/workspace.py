@@ -8,7 +8,7 @@ from typing import Any, final
 
 from tazza.core.pool import pool_of
 from tazza.errors import ClosedError, ForkedError, OutOfMemoryError, UsageError
-from tazza.hot import Account, Buffer, Lane, generation
+from tazza.hot import Account, Buffer, Lane, process
 from tazza.hot._layout import whole_nbytes
 from tazza.hot.buffer import make_buffer
 
@@ -42,7 +42,7 @@ class Lease:
     def __init__(self, workspace: DnnWorkspace, chunk: Buffer, nbytes: int) -> None:
         self._workspace, self.nbytes = workspace, nbytes
         self._chunk: Buffer | None = chunk
-        self.generation = generation()
+        self.generation = process.generation
 
     @property
     def address(self) -> int:
@@ -57,7 +57,7 @@ class Lease:
     def chunk(self) -> Buffer:
         """The memory, at least `nbytes` of it. Internal; the errors of `address`."""
         chunk = self._chunk
-        if self.generation != generation():
+        if self.generation != process.generation:
             raise ForkedError("this lease was made before the process was forked; get one from a new context here")
         if chunk is None:
             raise ClosedError("this lease is over, and its memory another call's; get a new one inside with_state")
@@ -67,10 +67,6 @@ class Lease:
     def is_over(self) -> bool:
         """Whether the memory went back."""
         return self._chunk is None
-
-    def is_of(self, workspace: DnnWorkspace) -> bool:
-        """Whether that workspace gave it."""
-        return self._workspace is workspace
 
     def release(self) -> None:
         """Give the memory back for the next call; idempotent. Work queued so far may still use it, in order."""
@@ -143,14 +139,16 @@ class DnnWorkspace:
             OutOfMemoryError: the cap, or the device, has no room for it.
         """
         nbytes = whole_nbytes(nbytes)
+        best: Buffer | None = None
         with self._lock:
-            self._take_back()
-            fitting = [one for one in self._free if one.nbytes >= nbytes]
-            if fitting:
-                chunk = min(fitting, key=lambda one: one.nbytes)
-                self._free.remove(chunk)
-                return Lease(self, chunk, nbytes)
-        return Lease(self, self._grow(nbytes), nbytes)
+            if self._returned:
+                self._take_back()
+            for chunk in self._free:
+                if chunk.nbytes >= nbytes and (best is None or chunk.nbytes < best.nbytes):
+                    best = chunk
+            if best is not None:
+                self._free.remove(best)
+        return Lease(self, self._grow(nbytes) if best is None else best, nbytes)
 
     def reset(self) -> int:
         """Give back all that is not leased, in the order of the queue that used it; returns bytes. As `trim`."""
@@ -246,7 +244,7 @@ def check_lease(lease: Lease | None, workspace: DnnWorkspace, nbytes: int, align
     if not isinstance(lease, Lease):
         raise UsageError(f"lease: got {lease!r}, expected what state.workspace.get(nbytes) returned")
     address = lease.address
-    if not lease.is_of(workspace):
+    if lease._workspace is not workspace:
         raise UsageError(f"{lease!r} is of another state's workspace; get one from this state's")
     if lease.nbytes < nbytes:
         raise UsageError(f"{lease!r} is too small for this plan, which needs {nbytes} bytes (plan.workspace_bytes)")

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, final
 
 from tazza.core.context import Context
 from tazza.dnn.library import Library
-from tazza.dnn.state import DnnState, Entered, StateInfo, SyncedDnnState, states_of
+from tazza.dnn.state import DnnState, Entered, StateInfo, states_of
 from tazza.errors import ArgumentError
 
 __all__ = ["DnnWrapper", "StateLease"]
@@ -110,37 +110,19 @@ class DnnWrapper:
 class StateLease:
     """What `DnnWrapper.lease` returns: inside ``with`` the state belongs to this thread."""
 
-    __slots__ = ("_entered", "_held", "_timeout", "_wrapper")
+    __slots__ = ("_entered", "_timeout", "_wrapper")
 
     def __init__(self, wrapper: DnnWrapper, timeout: float | None) -> None:
         self._wrapper, self._timeout = wrapper, timeout
-        self._held: SyncedDnnState | None = None
         self._entered: Entered | None = None
 
     def __enter__(self) -> DnnState:
         wrapper = self._wrapper
-        state = wrapper._states.in_turn()
-        if state is None:
-            self._held = held = wrapper._states.hold_idle(self._timeout)
-            state = held.state
-            assert state is not None
-        try:
-            self._entered = state.entered(wrapper._ctx.stream)
-            return self._entered.__enter__()
-        except BaseException:
-            self._let_go()
-            raise
+        self._entered = wrapper._states.entered(wrapper._ctx.stream, timeout=self._timeout)
+        return self._entered.__enter__()
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        try:
-            if self._entered is not None:
-                self._entered.__exit__(exc_type, exc, traceback)
-        finally:
-            self._let_go()
-
-    def _let_go(self) -> None:
-        held, self._held = self._held, None
-        if held is not None:
-            held.let_go()
+        assert self._entered is not None, "who leaves has entered"
+        self._entered.__exit__(exc_type, exc, traceback)

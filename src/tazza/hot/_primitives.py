@@ -7,19 +7,29 @@ ctypes, the smallest matrix product 1.5 and 19 us. A training step of the demo m
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, final
 
 import numpy as np
 
 from tazza.errors import UsageError
 
-__all__ = ["PrimitiveSequence"]
+__all__ = ["PrimitiveSequence", "layout_key"]
 
 _EXECUTE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
 _SET_HANDLE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
 _GET_THREADS = ctypes.CFUNCTYPE(ctypes.c_int)
 _SET_THREADS = ctypes.CFUNCTYPE(None, ctypes.c_int)
+
+
+def _layout_key(arrays: list[Any]) -> Hashable:
+    """Return what tells the layouts of these arrays, some of which may be None, from all others; to look up plans by.
+
+    Made of numbers: to hash a dtype or a dataclass takes longer than all the rest.
+    """
+    return tuple(
+        [None if one is None else (one.dtype.num, one.dtype.isnative, one.shape, one.strides) for one in arrays]
+    )
 
 
 class _Argument(ctypes.Structure):
@@ -103,6 +113,7 @@ def _lies_as(array: Any, want: tuple[Any, tuple[int, ...], tuple[int, ...]]) -> 
 
 
 try:
-    from tazza.hot.primitives import PrimitiveSequence
-except ImportError:  # not compiled: the same class, slower
+    from tazza.hot.primitives import PrimitiveSequence, layout_key
+except ImportError:  # not compiled: the same, slower
     PrimitiveSequence = _PrimitiveSequence  # type: ignore[assignment, misc]
+    layout_key = _layout_key  # type: ignore[assignment]

@@ -14,6 +14,7 @@ from tazza.errors import ArgumentError, ClosedError, ExportError, ForkedError, U
 from tazza.hot import _native
 from tazza.hot._layout import Layout, extent, slice_bytes, slice_elements, view_layout
 from tazza.hot.block import Block
+from tazza.hot.hostarray import array_of
 from tazza.hot.process import locked, process
 from tazza.util.hostmemory import HostMemory
 
@@ -329,7 +330,7 @@ class Buffer:
         return memory
 
     def _array(self) -> npt.NDArray[Any]:
-        return self._memory().array()
+        return array_of(self._memory())
 
 
 if not cython.compiled:

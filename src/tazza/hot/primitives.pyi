@@ -3,7 +3,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["PrimitiveSequence"]
+__all__ = ["PrimitiveSequence", "layout_key"]
+
+def layout_key(arrays: list[Any]) -> bytes: ...
 
 class PrimitiveSequence:
     def __init__(

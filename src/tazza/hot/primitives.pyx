@@ -7,6 +7,7 @@ calls; see `_primitives` for figures.
 
 from __future__ import annotations
 
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.object cimport PyObject
 from libc.stdint cimport int32_t, int64_t, intptr_t, uintptr_t
 from libc.stdlib cimport calloc, free
@@ -15,7 +16,7 @@ import numpy as np
 
 from tazza.errors import UsageError
 
-__all__ = ["PrimitiveSequence"]
+__all__ = ["PrimitiveSequence", "layout_key"]
 
 cdef extern from *:
     """
@@ -30,6 +31,8 @@ cdef extern from "numpy/arrayobject.h":
     int PyArray_NDIM(PyArrayObject *array)
     intptr_t *PyArray_DIMS(PyArrayObject *array)
     intptr_t *PyArray_STRIDES(PyArrayObject *array)
+    int PyArray_TYPE(PyArrayObject *array)
+    bint PyArray_ISNOTSWAPPED(PyArrayObject *array)
 
 ctypedef int (*Execute)(void *primitive, void *stream, int count, void *arguments) noexcept nogil
 ctypedef int (*SetHandle)(void *memory, void *data) noexcept nogil
@@ -51,6 +54,33 @@ cdef struct Step:
     Argument *arguments
 
 cdef object ndarray = np.ndarray
+
+
+def layout_key(list arrays):
+    cdef Py_ssize_t axis, count, words = 0
+    cdef PyArrayObject *array
+    for each in arrays:
+        if each is None:
+            words += 1
+        elif isinstance(each, ndarray):
+            words += 1 + 2 * PyArray_NDIM(<PyArrayObject *><PyObject *>each)
+        else:
+            raise TypeError(f"got {type(each).__name__}, expected an array of NumPy or None")
+    cdef bytes key = PyBytes_FromStringAndSize(NULL, words * sizeof(int64_t))
+    cdef int64_t *word = <int64_t *>PyBytes_AS_STRING(key)
+    for each in arrays:
+        if each is None:
+            word[0] = -1
+            word += 1
+            continue
+        array = <PyArrayObject *><PyObject *>each
+        count = PyArray_NDIM(array)
+        word[0] = count << 32 | PyArray_TYPE(array) << 1 | PyArray_ISNOTSWAPPED(array)
+        word += 1
+        for axis in range(count):
+            word[0], word[1] = PyArray_DIMS(array)[axis], PyArray_STRIDES(array)[axis]
+            word += 2
+    return key
 
 
 cdef class PrimitiveSequence:

@@ -1,0 +1,1 @@
+from tazza.hot cimport _array
