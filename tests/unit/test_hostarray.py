@@ -36,7 +36,8 @@ def test_an_array_over_memory_is_what_the_protocol_says(name: str, readonly: boo
     assert made.flags == expected.flags
     assert address_of(made) == address_of(expected)
     assert made.tobytes() == source.tobytes()
-    assert made.base is memory
+    base: object = made.base
+    assert base is memory
 
 
 def test_without_strides_it_lies_in_c_order() -> None:
