@@ -7,6 +7,7 @@ import itertools
 import os
 import threading
 import weakref
+from typing import Any
 
 import pytest
 
@@ -24,6 +25,47 @@ def test_a_freed_block_is_reused_on_its_own_stream_at_once() -> None:
     assert pool.pending
     assert context.allocate(1000).address == address
     assert source.reserves == 1
+
+
+def test_a_large_block_that_comes_back_is_kept_for_its_size_and_coalesces_for_any_other() -> None:
+    pool, source = make_pool()
+    context = FakeContext(pool)
+    lane: Any = context.stream0.lane
+    nbytes = 1 << 20
+    whole = context.allocate(4 * nbytes)
+    start = whole.address
+    del whole
+    half, third, fourth = (context.allocate(size * nbytes) for size in (2, 1, 1))
+    assert [half.address, third.address, fourth.address] == [start, start + 2 * nbytes, start + 3 * nbytes]
+
+    del third
+    pool.drain()
+    assert lane.kept.nbytes == nbytes == lane.free_nbytes()
+    third = context.allocate(nbytes)
+    assert (third.address, lane.kept) == (start + 2 * nbytes, None)
+
+    del half, fourth  # the latter is kept, the former in the heap; then both are asked for together
+    pool.drain()
+    del third
+    assert context.allocate(4 * nbytes).address == start
+    assert source.reserves == 1
+
+
+def test_a_kept_block_is_not_handed_out_where_best_fit_would_choose_another() -> None:
+    pool, _ = make_pool()
+    context = FakeContext(pool)
+    lane: Any = context.stream0.lane
+    nbytes = 1 << 20
+    context.allocate(8 * nbytes)  # and gone: one segment
+    first, low, between, high, last = (context.allocate(size * nbytes) for size in (4, 1, 1, 1, 1))
+    lowest, kept = low.address, high.address
+    del high
+    pool.drain()
+    assert lane.kept.address == kept
+    del low  # to the heap, as a block is kept already
+    pool.drain()
+    assert context.allocate(nbytes).address == lowest < kept
+    assert first.address < lowest < between.address < kept < last.address
 
 
 def test_two_streams_do_not_share_free_memory() -> None:

@@ -15,6 +15,8 @@ cdef class Heap:
 
     cpdef object allocate(self, object nbytes)
     cpdef free(self, object address, object nbytes)
+    @cython.locals(position=Py_ssize_t)
+    cpdef bint would_return(self, object address, object nbytes) except? -1
     cpdef add(self, object address, object nbytes)
     cpdef object idle_segment(self, object wanted)
     cpdef object remove(self, object address)

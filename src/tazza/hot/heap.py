@@ -86,6 +86,13 @@ class Heap:
             end += size
         self._insert(start, end - start)
 
+    def would_return(self, address: int, nbytes: int) -> bool:
+        """Tell whether `allocate` would hand this range out again, were it given back now; False where in doubt."""
+        if address in self._ends or address + nbytes in self._free or self._bins.get(nbytes):
+            return False  # it would coalesce, or another chunk is as good
+        position = bisect_left(self._idle, nbytes << _ADDRESS_BITS)
+        return position == len(self._idle) or self._idle[position] >> _ADDRESS_BITS != nbytes
+
     def add(self, address: int, nbytes: int) -> None:
         """Take over a segment, wholly free; it never coalesces with another one."""
         self.segments[address] = nbytes

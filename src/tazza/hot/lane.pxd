@@ -13,6 +13,7 @@ cdef class Lane:
     cdef public Heap large
     cdef public bint busy
     cdef public list stacks
+    cdef public Block kept
     cdef public Py_ssize_t stacked_nbytes
     cdef public int shift
     cdef public bint shared
@@ -21,7 +22,7 @@ cdef class Lane:
     cdef public Lane heir
     cdef public Py_ssize_t freed_at
 
-    @cython.locals(index=Py_ssize_t, block=Block)
+    @cython.locals(index=Py_ssize_t, block=Block, heap=Heap)
     cpdef Block pop(self, Py_ssize_t nbytes)
     @cython.locals(index=Py_ssize_t)
     cpdef bint push(self, Block block)
@@ -40,6 +41,8 @@ cdef class Lane:
     cpdef Lane withdraw(self, object wanted)
     cpdef bint inherit(self, Lane other) except? -1
     cpdef unstack(self)
+    @cython.locals(block=Block, heap=Heap)
+    cdef _free_kept(self)
     @cython.locals(block=Block, index=Py_ssize_t)
     cdef _empty_stacks(self)
 

@@ -23,7 +23,10 @@ _SPLIT = 2
 class Lane:
     """Free memory of one home stream: a stack of blocks for each small size over two heaps. Made by ``pool.new_lane``.
 
-    A block that only its home stream used is reused at once by the same stream: the queue orders the two uses.
+    A block that only its home stream used is reused at once by the same stream: the queue orders the two uses. What is
+    too large for a stack goes to a heap, but the next request may be for the same size again, as in every loop that
+    makes an array and drops it: one such block is kept whole until something else is asked of the heaps, and handed out
+    where its heap would have chosen the same bytes.
 
     Attributes:
         pool: the `Pool` it belongs to.
@@ -36,7 +39,8 @@ class Lane:
         freed_at: queued work up to this number of the home stream may still use memory that is free here; 0: none.
         blocks: the pool's, of which the stacked ones are some.
         stacks: the top block of each size's stack; `Block.next` leads to the one below.
-        stacked_nbytes: bytes in the stacks.
+        kept: the large block that is kept whole, or None.
+        stacked_nbytes: bytes in the stacks and of that block.
     """
 
     __slots__ = (
@@ -46,6 +50,7 @@ class Lane:
         "freed_at",
         "heir",
         "home",
+        "kept",
         "large",
         "pool",
         "shared",
@@ -64,6 +69,7 @@ class Lane:
         self.large = Heap(1 if pool.exact else _SPLIT)
         self.busy = False
         self.stacks: list[Block | None] = [None] * STACKED
+        self.kept: Block | None = None
         self.stacked_nbytes = 0
         self.home: Callable[[], Any] | None = None
         self.closed = False
@@ -83,24 +89,34 @@ class Lane:
         return self.small.idle_nbytes() + self.large.idle_nbytes()
 
     def pop(self, nbytes: int) -> Block | None:
-        """Return a stacked block of exactly `nbytes`, or None."""
+        """Return a free block of exactly `nbytes` that is not in a heap, or None."""
         index = nbytes >> self.shift
-        if index >= STACKED:
-            return None
-        block = self.stacks[index]
+        block = self.stacks[index] if index < STACKED else None
         if block is not None:
             self.stacks[index] = block.next
             block.next = None
             self.stacked_nbytes -= nbytes
+            return block
+        block = self.kept
+        if block is None or block.nbytes != nbytes or self.busy:
+            return None
+        heap = self.small if block.small else self.large
+        if not heap.would_return(block.address, nbytes):
+            return None  # best fit is not given up for speed: it holds memory together
+        self.kept = None
+        self.stacked_nbytes -= nbytes
         return block
 
     def push(self, block: Block) -> bool:
-        """Stack a small block that is no longer live; returns False where its size has no stack."""
+        """Stack or keep a block that is no longer live; returns False where it belongs into a heap."""
         index = block.nbytes >> self.shift
-        if index >= STACKED or not block.small:
+        if index < STACKED and block.small:
+            block.next = self.stacks[index]
+            self.stacks[index] = block
+        elif self.kept is None:
+            self.kept = block
+        else:
             return False
-        block.next = self.stacks[index]
-        self.stacks[index] = block
         self.stacked_nbytes += block.nbytes
         return True
 
@@ -139,6 +155,8 @@ class Lane:
         heap = self.small if small else self.large
         self.busy = True
         try:
+            if self.kept is not None:
+                self._free_kept()
             address: int = heap.allocate(nbytes)
             if address < 0 and self.stacked_nbytes:
                 self._empty_stacks()
@@ -220,7 +238,17 @@ class Lane:
             finally:
                 self.busy = False
 
+    def _free_kept(self) -> None:
+        block = self.kept
+        if block is not None:
+            self.kept = None
+            self.stacked_nbytes -= block.nbytes
+            self.blocks.pop(block.address, None)
+            heap = self.small if block.small else self.large
+            heap.free(block.address, block.nbytes)
+
     def _empty_stacks(self) -> None:
+        self._free_kept()
         for index in range(len(self.stacks)):
             while self.stacks[index] is not None:
                 block = self.pop(index << self.shift)
