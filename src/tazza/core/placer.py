@@ -26,7 +26,9 @@ class Placer:
         if owner is None:
             raise ClosedError("the generator's context is gone; use ctx.random of a context that is alive")
         array = owner.empty(shape, dtype)
-        if array.nbytes:
+        if isinstance(array, np.ndarray):  # a task's own memory, which is its turn already
+            fill(array)
+        elif array.nbytes:
             stream = owner.stream
             stream.submit(Call(stream, "random", lambda: fill(owner.arrays.inside(array))))
             array.block.made = stream.mark()

@@ -145,7 +145,7 @@ class PlannedDnn(PlannedLayers):
             raise ArgumentError.of("name", name, f"one of {', '.join(OPERATIONS)}")
         if set(options) != set(kind.options) or len(inputs) != len(kind.inputs):
             raise ArgumentError(f"{name} takes {', '.join(kind.inputs)} and the options {', '.join(kind.options)}")
-        arrays = self._arrays(inputs)
+        arrays = self._arrays(inputs, kind.inputs)
         return self._call(name, arrays, tuple(options[one] for one in kind.options), want_first).plan
 
     def weights(self, w: Array) -> Weights:
@@ -157,7 +157,7 @@ class PlannedDnn(PlannedLayers):
             w: the array; after a change in place call ``changed()`` of what this returns.
         """
         ctx = self._ctx()
-        self._arrays((w,))
+        self._arrays((w,), ("w",))
         return Weights(ctx, w)
 
     def plans(self) -> CacheInfo:
@@ -225,9 +225,9 @@ class PlannedDnn(PlannedLayers):
 
     def dropout(self, x: Array, rate: float, random: Generator) -> tuple[Array, Array]:
         ctx = self._ctx()
-        [plain] = self._arrays((x,))
+        [plain] = self._arrays((x,), ("x",))
         rate = check_dropout(xp, plain, rate, random)  # before a draw, which a wrong call must not use up
-        [draws] = self._arrays((random.random(plain.size, dtype="float32"),))
+        [draws] = self._arrays((random.random(plain.size, dtype="float32"),), ("draws",))
         mask, kept = _make(ctx, plain.shape, np.dtype(bool), False)
         np.greater_equal(draws.reshape(plain.shape), kept_from(rate), out=kept)
         return self._do("dropout", (x, mask), (rate,))[0], mask
@@ -243,7 +243,7 @@ class PlannedDnn(PlannedLayers):
         weights: Weights | None = None
         if name in _WEIGHTS:
             weights, inputs = self._weights(ctx, inputs, _WEIGHTS[name])
-        arrays = self._arrays(inputs)
+        arrays = self._arrays(inputs, OPERATIONS[name].inputs)
         call = self._call(name, arrays, options, want_first, weights is not None)
         results: list[Array] = []
         for output in call.outputs:
@@ -318,9 +318,10 @@ class PlannedDnn(PlannedLayers):
             return self._choose(name, arrays, options, want_first, threads, packed)
 
         try:
-            return self._cache.get(key, choose)
+            hash(options)
         except TypeError:  # an option that cannot be hashed is no option: the checks say what it should be
             return choose()
+        return self._cache.get(key, choose)
 
     def _choose(
         self,
@@ -361,24 +362,23 @@ class PlannedDnn(PlannedLayers):
             _reference.compile(operation, self._choice), states_of(ctx.own_stream.runtime, _reference), outputs
         )
 
-    def _arrays(self, inputs: Sequence[Array | None]) -> list[Any]:
-        """The inputs as NumPy arrays over the same memory."""
+    def _arrays(self, inputs: Sequence[Array | None], names: Sequence[str]) -> list[Any]:
+        """The inputs as NumPy arrays over the same memory; `names` are for errors."""
         library = self._ctx().arrays
         library.check_eager()
-        return [one if one is None or type(one) is np.ndarray else _plain(library, one) for one in inputs]
+        arrays = [one if one is None or type(one) is np.ndarray else library.plain(one) for one in inputs]
+        for name, array in zip(names, arrays, strict=True):
+            if array is not None and not isinstance(array, np.ndarray):
+                raise ArgumentError(
+                    f"{name}: got {type(array).__name__}, expected an array of {library.name}; ctx.asarray makes one"
+                )
+        return arrays
 
     def _ctx(self) -> Any:
         ctx = self._context()
         if ctx is None:
             raise ClosedError("the context of these operations is gone; keep it while they are used")
         return ctx
-
-
-def _plain(library: Any, value: Any) -> Any:
-    plain = library.plain(value)
-    if not isinstance(plain, np.ndarray):
-        raise ArgumentError(f"got {type(value).__name__}, expected an array of {library.name}; ctx.asarray makes one")
-    return plain
 
 
 def _is_channels_last(array: Any, output: Output) -> bool:

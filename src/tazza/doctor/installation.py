@@ -20,7 +20,7 @@ __all__ = ["examine_python", "examine_tazza", "examine_variables", "stale_files"
 
 _SLACK = 1.0  # seconds; an installer writes source and compiled file one after the other
 # Read at installation and by the test suite, not by the package.
-_ELSEWHERE = ("TAZZA_COMPILE", "TAZZA_FULL")
+_ELSEWHERE = ("TAZZA_COMPILE", "TAZZA_CUDNN", "TAZZA_FULL", "TAZZA_INTEROP")
 
 
 def examine_python(threads: int | None) -> Python:

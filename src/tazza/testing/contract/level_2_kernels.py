@@ -204,5 +204,16 @@ def test_tasks_draw_what_their_launch_says(target: Target) -> None:
     assert drawn[0] == drawn[1]
 
 
+def test_the_contexts_own_generator_may_be_drawn_from_inside_a_task(target: Target) -> None:
+    with target.open() as ctx:
+        outer = ctx.random
+        drawn = ctx.launch(lambda: outer.random(9, dtype="float32"))
+        result = ctx.to_numpy(drawn.result(timeout=TIMEOUT))
+        after = ctx.to_numpy(ctx.random.random(9, dtype="float32"))
+    numpys = _numpys(target)
+    assert (result == numpys.random(9, dtype="float32")).all()
+    assert (after == numpys.random(9, dtype="float32")).all()
+
+
 def _numpys(target: Target) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(target.seed))
