@@ -48,6 +48,9 @@ class HostTorch(ArrayLibrary):
         names = (*context.device.capabilities.dtypes, *_LACKING)
         self._types = {name: getattr(torch, name) for name in names if hasattr(torch, name)}
         self._names = {dtype: name for name, dtype in self._types.items()}
+        # To ask a NumPy dtype for its name takes longer than to make the tensor.
+        self._numpys = {self._types[name]: np.dtype("uint16" if name in _LACKING else name) for name in self._types}
+        self._torches = {np.dtype(name): self._types[name] for name in self._types if name not in _LACKING}
 
     def namespace(self) -> Any:
         self.check_eager()
@@ -80,7 +83,7 @@ class HostTorch(ArrayLibrary):
         return self._fresh(shape, dtype)[0]
 
     def empty_with_view(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Tensor, Array]:
-        return self._fresh(shape, self._types[dtype.name])
+        return self._fresh(shape, self._torches[dtype])
 
     # Conversion ----------------------------------------------------------------------------------------------------
 
@@ -181,7 +184,10 @@ class HostTorch(ArrayLibrary):
                 raise ArgumentError("dst: this tensor requires grad; give dst.detach(), or use dst.copy_ yourself")
             # What autograd saved of it is stale from now on, and backward() must be able to see that.
             self._torch.autograd.graph.increment_version(value)
-        value = value.detach().resolve_conj().resolve_neg()
+        if value.requires_grad:
+            value = value.detach()
+        if value.is_conj() or value.is_neg():
+            value = value.resolve_conj().resolve_neg()
         if self._names.get(value.dtype) in _LACKING:
             value = value.view(self._torch.uint16)
         return value.numpy()
@@ -226,17 +232,13 @@ class HostTorch(ArrayLibrary):
         buffer = self.context.allocate(nbytes)
         # Fresh memory has no users to wait for, so the export protocols, which would ask, are passed by. The buffer
         # stays plain bytes: working out a layout for it costs more than the rest of the tensor.
-        view = array_of(HostMemory(buffer.address, self._numpy_dtype(dtype), tuple(shape), None, owner=buffer))
+        view = array_of(HostMemory(buffer.address, self._numpys[dtype], tuple(shape), None, owner=buffer))
         return self._over(buffer, view, dtype), view
 
     def _over(self, buffer: Buffer, array: Array, dtype: Any) -> Tensor:
         tensor = self._torch.from_numpy(array)
         tensor.untyped_storage()._tazza_buffer = buffer  # torch keeps a storage's attributes as long as its memory
         return tensor if tensor.dtype == dtype else tensor.view(dtype)
-
-    def _numpy_dtype(self, dtype: Any) -> np.dtype[Any]:
-        name = self._names[dtype]
-        return np.dtype(np.uint16) if name in _LACKING else np.dtype(name)
 
     def _dtype_of(self, buffer: Buffer) -> Any:
         return self._types[(_BYTE if buffer.dtype is None else buffer.dtype).name]
