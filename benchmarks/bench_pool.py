@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+from functools import partial
 from types import ModuleType
 
 import numpy as np
@@ -14,6 +15,7 @@ from benchmarks.harness import Area, Budget, Case, Missing
 from tazza.hot import COMPILED
 
 SIZE = 1024
+LARGE = 1 << 20  # too large for a stack of blocks of one size
 LIVE = 10**6
 PER_THREAD = 50_000 if COMPILED else 2_000
 THREADS = 8
@@ -45,25 +47,27 @@ def crowd(case: str, context: tz.Context, threads: int) -> Case:
 
 
 def peers() -> list[Case | Missing]:
-    """The same allocation by PyOpenCL's C++ pool, by PyTorch and by NumPy."""
+    """The same allocations by PyOpenCL's C++ pool, by PyTorch and by NumPy."""
 
-    def pyopencl(module: ModuleType) -> Case:
+    def pyopencl(module: ModuleType, case: str, nbytes: int) -> Case:
         tools = __import__("pyopencl.tools").tools
         platforms = module.get_platforms()
         if not platforms:
             raise RuntimeError("no OpenCL platform; pip install pocl-binary-distribution")
         queue = module.CommandQueue(module.Context(platforms[0].get_devices()[:1]))
         pool = tools.MemoryPool(tools.ImmediateAllocator(queue))
-        return Case("pool.allocate.pyopencl", "allocate(1024)", {"allocate": pool.allocate})
+        return Case(case, f"allocate({nbytes})", {"allocate": pool.allocate})
 
-    def torch(module: ModuleType) -> Case:
-        return Case("pool.allocate.torch", "empty(256)", {"empty": module.empty})
+    def torch(module: ModuleType, case: str, nbytes: int) -> Case:
+        return Case(case, f"empty({nbytes // 4})", {"empty": module.empty})
 
-    return [
-        peer("pool.allocate.pyopencl", "pyopencl", pyopencl),
-        peer("pool.allocate.torch", "torch", torch),
-        Case("pool.allocate.numpy", "empty(1024, 'u1')", {"empty": np.empty}),
-    ]
+    found: list[Case | Missing] = []
+    for name, nbytes in (("allocate", SIZE), ("allocate_large", LARGE)):
+        for module, make in (("pyopencl", pyopencl), ("torch", torch)):
+            case = f"pool.{name}.{module}"
+            found.append(peer(case, module, partial(make, case=case, nbytes=nbytes)))
+        found.append(Case(f"pool.{name}.numpy", f"empty({nbytes}, 'u1')", {"empty": np.empty}))
+    return found
 
 
 def area() -> Area:
@@ -76,6 +80,7 @@ def area() -> Area:
     return Area(
         cases=[
             Case("pool.allocate.tazza", "allocate(1024)", {"allocate": empty.allocate}),
+            Case("pool.allocate_large.tazza", f"allocate({LARGE})", {"allocate": empty.allocate}),
             Case("pool.allocate_live.tazza", "allocate(1024)", {"allocate": full.allocate, "others": others}),
             crowd("pool.threads1.tazza", empty, 1),
             crowd(f"pool.threads{THREADS}.tazza", empty, THREADS),
@@ -84,6 +89,8 @@ def area() -> Area:
         budgets=[
             Budget("pool.allocate.tazza", "pool.allocate.pyopencl", at_most=1.0),
             Budget("pool.allocate.tazza", "pool.allocate.torch", at_most=0.3),
+            Budget("pool.allocate_large.tazza", "pool.allocate_large.pyopencl", at_most=1.0),
+            Budget("pool.allocate_large.tazza", "pool.allocate_large.torch", at_most=0.3),
             Budget("pool.allocate_live.tazza", "pool.allocate.tazza", at_most=1.5),
             Budget(f"pool.threads{THREADS}.tazza", "pool.threads1.tazza", at_most=1.5),
             Budget("pool.allocate.tazza", "pool.allocate.numpy", at_most=1.0, gated=False),

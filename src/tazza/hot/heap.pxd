@@ -5,6 +5,7 @@ cimport cython
 cdef class Heap:
     cdef public dict segments
     cdef public Py_ssize_t free_nbytes
+    cdef public Py_ssize_t changes
     cdef object _split
     cdef dict _free
     cdef dict _ends

@@ -32,6 +32,7 @@ class Heap:
     Attributes:
         segments: nbytes of each segment, by its first address.
         free_nbytes: bytes that are free in all segments.
+        changes: how often what is free has changed.
 
     >>> heap = Heap()
     >>> heap.add(4096, 1024)
@@ -44,12 +45,12 @@ class Heap:
     -1
     """
 
-    __slots__ = ("_bins", "_ends", "_entries", "_free", "_idle", "_sizes", "_split", "free_nbytes", "segments")
+    __slots__ = ("_bins", "_ends", "_entries", "_free", "_idle", "_sizes", "_split", "changes", "free_nbytes", "segments")
 
     def __init__(self, split: int = 1 << 62) -> None:
         self._split = split
         self.segments: dict[int, int] = {}
-        self.free_nbytes = 0
+        self.free_nbytes = self.changes = 0
         self._free: dict[int, int] = {}  # first address -> nbytes: the truth; the rest are indices to it
         self._ends: dict[int, int] = {}  # address after the last byte -> first address
         self._idle: list[int] = []  # wholly free segments, ascending: nbytes << 64 | address; not in the bins
@@ -154,6 +155,7 @@ class Heap:
         self._free[address] = nbytes
         self._ends[address + nbytes] = address
         self.free_nbytes += nbytes
+        self.changes += 1
         if self.segments.get(address) == nbytes:
             insort(self._idle, nbytes << _ADDRESS_BITS | address)
             return
@@ -173,6 +175,7 @@ class Heap:
             del self._idle[bisect_left(self._idle, nbytes << _ADDRESS_BITS | address)]
         del self._ends[address + nbytes]
         self.free_nbytes -= nbytes
+        self.changes += 1
 
     def _index(self) -> None:
         """Make the bins anew, without leftovers."""

@@ -14,6 +14,8 @@ cdef class Lane:
     cdef public bint busy
     cdef public list stacks
     cdef public Block kept
+    cdef public Block again
+    cdef public Py_ssize_t again_at
     cdef public Py_ssize_t stacked_nbytes
     cdef public int shift
     cdef public bint shared

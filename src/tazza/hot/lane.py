@@ -40,10 +40,14 @@ class Lane:
         blocks: the pool's, of which the stacked ones are some.
         stacks: the top block of each size's stack; `Block.next` leads to the one below.
         kept: the large block that is kept whole, or None.
+        again: the block that was handed out so last, and
+        again_at: how often its heap had changed by then; while both are the same, best fit would choose it again.
         stacked_nbytes: bytes in the stacks and of that block.
     """
 
     __slots__ = (
+        "again",
+        "again_at",
         "blocks",
         "busy",
         "closed",
@@ -70,6 +74,8 @@ class Lane:
         self.busy = False
         self.stacks: list[Block | None] = [None] * STACKED
         self.kept: Block | None = None
+        self.again: Block | None = None
+        self.again_at = 0
         self.stacked_nbytes = 0
         self.home: Callable[[], Any] | None = None
         self.closed = False
@@ -101,8 +107,11 @@ class Lane:
         if block is None or block.nbytes != nbytes or self.busy:
             return None
         heap = self.small if block.small else self.large
-        if not heap.would_return(block.address, nbytes):
-            return None  # best fit is not given up for speed: it holds memory together
+        if block is not self.again or heap.changes != self.again_at:
+            if not heap.would_return(block.address, nbytes):
+                return None  # best fit is not given up for speed: it holds memory together
+            self.again = block
+            self.again_at = heap.changes
         self.kept = None
         self.stacked_nbytes -= nbytes
         return block
