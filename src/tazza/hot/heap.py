@@ -45,7 +45,18 @@ class Heap:
     -1
     """
 
-    __slots__ = ("_bins", "_ends", "_entries", "_free", "_idle", "_sizes", "_split", "changes", "free_nbytes", "segments")
+    __slots__ = (
+        "_bins",
+        "_ends",
+        "_entries",
+        "_free",
+        "_idle",
+        "_sizes",
+        "_split",
+        "changes",
+        "free_nbytes",
+        "segments",
+    )
 
     def __init__(self, split: int = 1 << 62) -> None:
         self._split = split
