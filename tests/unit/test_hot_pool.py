@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tazza.errors import InternalError, OutOfMemoryError
-from tazza.hot import Account, Block, Buffer, ContextCore, Pool
+from tazza.hot import Account, Block, Buffer, ContextCore, Lane, Pool
 from tests.unit.hot_fakes import FakeContext, FakeSource, FakeStream, make_pool
 
 
@@ -66,6 +66,40 @@ def test_a_kept_block_is_not_handed_out_where_best_fit_would_choose_another() ->
     pool.drain()
     assert context.allocate(nbytes).address == lowest < kept
     assert first.address < lowest < between.address < kept < last.address
+
+
+def test_lanes_of_closed_streams_go_whatever_they_kept() -> None:
+    pool, _ = make_pool()
+    heir = FakeContext(pool)
+
+    def lanes() -> int:
+        pool.drain()
+        gc.collect()
+        return sum(type(one) is Lane for one in gc.get_objects())
+
+    def use() -> None:
+        context = FakeContext(pool)
+        for _ in range(3):
+            context.allocate(1 << 20)
+            pool.drain()
+        assert context.stream0.lane is not None
+        pool.close_lane(context.stream0.lane)
+
+    before = lanes()
+    for _ in range(5):
+        use()
+    assert lanes() == before
+    assert heir.allocate(64).nbytes == 64
+
+
+def test_only_what_is_large_whatever_lives_is_kept() -> None:
+    pool, _ = make_pool()
+    context = FakeContext(pool)
+    lane: Any = context.stream0.lane
+    for nbytes, kept in ((32 << 10, False), (64 << 10, True)):
+        context.allocate(nbytes)
+        pool.drain()
+        assert (lane.kept is not None) == kept
 
 
 def test_two_streams_do_not_share_free_memory() -> None:

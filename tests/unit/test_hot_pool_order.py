@@ -145,7 +145,7 @@ def test_a_heap_at_work_is_left_alone() -> None:
 
 
 @pytest.mark.skipif(COMPILED, reason="compiled heaps cannot be interrupted at a chosen place")
-@pytest.mark.parametrize("step", ["idle_segment", "remove", "add", "free", "absorb", "allocate"])
+@pytest.mark.parametrize("step", ["idle_segment", "remove", "add", "free", "absorb", "allocate", "would_return"])
 def test_a_finaliser_that_allocates_inside_a_heap_gets_memory_of_its_own(
     step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ cdef class Lane:
     cdef public bint busy
     cdef public list stacks
     cdef public Block kept
-    cdef public Block again
+    cdef public size_t again
     cdef public Py_ssize_t again_at
     cdef public Py_ssize_t stacked_nbytes
     cdef public int shift
@@ -24,7 +24,7 @@ cdef class Lane:
     cdef public Lane heir
     cdef public Py_ssize_t freed_at
 
-    @cython.locals(index=Py_ssize_t, block=Block, heap=Heap)
+    @cython.locals(index=Py_ssize_t, block=Block)
     cpdef Block pop(self, Py_ssize_t nbytes)
     @cython.locals(index=Py_ssize_t)
     cpdef bint push(self, Block block)
@@ -43,7 +43,9 @@ cdef class Lane:
     cpdef Lane withdraw(self, object wanted)
     cpdef bint inherit(self, Lane other) except? -1
     cpdef unstack(self)
-    @cython.locals(block=Block, heap=Heap)
+    @cython.locals(best=cython.bint)
+    cdef bint _is_best(self, Block block) except? -1
+    @cython.locals(block=Block)
     cdef _free_kept(self)
     @cython.locals(block=Block, index=Py_ssize_t)
     cdef _empty_stacks(self)

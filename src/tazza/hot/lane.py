@@ -9,6 +9,7 @@ from typing import Any
 from tazza.hot.block import Block
 from tazza.hot.heap import Heap
 from tazza.hot.process import process
+from tazza.memory.sizing import ALWAYS_LARGE
 
 __all__ = ["STACKED", "Lane", "StreamCore"]
 
@@ -40,8 +41,8 @@ class Lane:
         blocks: the pool's, of which the stacked ones are some.
         stacks: the top block of each size's stack; `Block.next` leads to the one below.
         kept: the large block that is kept whole, or None.
-        again: the block that was handed out so last, and
-        again_at: how often its heap had changed by then; while both are the same, best fit would choose it again.
+        again: address of the block that was handed out so last, and
+        again_at: how often the heap had changed by then; while both are the same, best fit would choose it again.
         stacked_nbytes: bytes in the stacks and of that block.
     """
 
@@ -74,8 +75,7 @@ class Lane:
         self.busy = False
         self.stacks: list[Block | None] = [None] * STACKED
         self.kept: Block | None = None
-        self.again: Block | None = None
-        self.again_at = 0
+        self.again = self.again_at = 0
         self.stacked_nbytes = 0
         self.home: Callable[[], Any] | None = None
         self.closed = False
@@ -106,15 +106,23 @@ class Lane:
         block = self.kept
         if block is None or block.nbytes != nbytes or self.busy:
             return None
-        heap = self.small if block.small else self.large
-        if block is not self.again or heap.changes != self.again_at:
-            if not heap.would_return(block.address, nbytes):
-                return None  # best fit is not given up for speed: it holds memory together
-            self.again = block
-            self.again_at = heap.changes
+        if (block.address != self.again or self.large.changes != self.again_at) and not self._is_best(block):
+            return None  # best fit is not given up for speed: it holds memory together
         self.kept = None
         self.stacked_nbytes -= nbytes
         return block
+
+    def _is_best(self, block: Block) -> bool:
+        """Whether best fit would choose the kept block again."""
+        self.busy = True  # whoever is called from inside must not take the block meanwhile
+        try:
+            best = self.large.would_return(block.address, block.nbytes)
+        finally:
+            self.busy = False
+        if best:
+            self.again = block.address
+            self.again_at = self.large.changes
+        return best
 
     def push(self, block: Block) -> bool:
         """Stack or keep a block that is no longer live; returns False where it belongs into a heap."""
@@ -122,7 +130,7 @@ class Lane:
         if index < STACKED and block.small:
             block.next = self.stacks[index]
             self.stacks[index] = block
-        elif self.kept is None:
+        elif block.nbytes >= ALWAYS_LARGE and self.kept is None:
             self.kept = block
         else:
             return False
@@ -164,7 +172,7 @@ class Lane:
         heap = self.small if small else self.large
         self.busy = True
         try:
-            if self.kept is not None:
+            if not small:
                 self._free_kept()
             address: int = heap.allocate(nbytes)
             if address < 0 and self.stacked_nbytes:
@@ -253,8 +261,7 @@ class Lane:
             self.kept = None
             self.stacked_nbytes -= block.nbytes
             self.blocks.pop(block.address, None)
-            heap = self.small if block.small else self.large
-            heap.free(block.address, block.nbytes)
+            self.large.free(block.address, block.nbytes)
 
     def _empty_stacks(self) -> None:
         self._free_kept()

@@ -255,7 +255,10 @@ class Pool:
                 self.given = block.next
                 block.next = None
             else:
-                block = self.appended.pop()
+                try:
+                    block = self.appended.pop()
+                except IndexError:  # a finaliser or a signal handler further up this stack took it
+                    return
             if block.users is None and block.made is None and point.listeners is None and self._recycle(block):
                 continue
             self.slow.append(block)

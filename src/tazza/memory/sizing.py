@@ -8,7 +8,7 @@ reserved stay below 1.12 of the bytes live at the peak.
 
 from __future__ import annotations
 
-__all__ = ["LARGEST", "round_up", "segment_nbytes", "small_below", "surplus"]
+__all__ = ["ALWAYS_LARGE", "LARGEST", "round_up", "segment_nbytes", "small_below", "surplus"]
 
 LARGEST = 1 << 62
 """No request may be larger, in bytes."""
@@ -27,13 +27,17 @@ def round_up(nbytes: int, unit: int) -> int:
     return (nbytes + unit - 1) & -unit
 
 
+ALWAYS_LARGE = 64 << 10
+"""Blocks of this many bytes and more count as large whatever else is live."""
+
+
 def small_below(peak: int) -> int:
     """Return the size from which blocks count as large, given the most bytes that were live at once.
 
     >>> small_below(0), small_below(1 << 20), small_below(1 << 30)
     (4096, 32768, 65536)
     """
-    return min(max(peak >> 5, 4 << 10), 64 << 10)
+    return min(max(peak >> 5, 4 << 10), ALWAYS_LARGE)
 
 
 def segment_nbytes(granted: int, peak: int, alignment: int) -> int:
