@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, final
@@ -122,6 +123,12 @@ def test_a_choice_reaches_the_library(ctx: tz.Context, request: pytest.FixtureRe
         (lambda dnn: dnn.conv2d([[1.0]], 2), "x: got list, expected an array of numpy"),
         (lambda dnn: dnn.conv2d(np.ones((1, 1, 2, 2), "f4"), 2), "w: got int, expected an array of numpy"),
         (lambda dnn: dnn.weights("w"), "w: got str"),
+        (lambda dnn: dnn.configured(seconds="a"), "seconds: got 'a'"),
+        (lambda dnn: dnn.configured(seconds=math.nan), "seconds: got nan"),
+        (lambda dnn: dnn.configured(state=-1), "index: got -1"),
+        (lambda dnn: dnn.softmax_cross_entropy(np.ones((2, 3), "f4"), None), "labels: got None"),
+        (lambda dnn: dnn.relu(np.ma.masked_array([1.0, 2.0])), "x: got MaskedArray"),
+        (lambda dnn: dnn.relu(np.zeros(4, [("a", "<f4"), ("b", "u1")])["a"]), r"x.strides: got \(5,\)"),
         (lambda dnn: dnn.conv2d(np.ones((1, 1, 2, 2), "f4"), np.ones((1, 1, 1, 1), "f4"), stride=[1, 1]), "stride"),
         (lambda dnn: dnn.relu(np.ones(2, "i4")), r"x: got dtype\('int32'\)"),
         (lambda dnn: dnn.matmul(np.ones((2, 1, 1), "f4"), np.ones((3, 1, 1), "f4")), "b: got .*broadcast"),
@@ -130,6 +137,35 @@ def test_a_choice_reaches_the_library(ctx: tz.Context, request: pytest.FixtureRe
 def test_bad_arguments_are_named(ctx: tz.Context, call: Any, words: str) -> None:
     with pytest.raises(ArgumentError, match=words):
         call(ctx.dnn)
+
+
+@pytest.mark.parametrize("options", [{"groups": True}, {"stride": 1.0}, {"stride": (1, True)}, {"padding": False}])
+def test_options_that_only_equal_good_ones_are_refused_also_when_the_plan_is_there(
+    ctx: tz.Context, options: dict[str, Any]
+) -> None:
+    x, w = images(ctx, 1, 1, 4, 4), images(ctx, 1, 1, 1, 1)
+    ctx.dnn.conv2d(x, w)
+    with pytest.raises(ArgumentError, match=next(iter(options))):
+        ctx.dnn.conv2d(x, w, **options)
+
+
+def test_other_classes_of_arrays_are_taken_as_what_they_are(ctx: tz.Context) -> None:
+    x = np.array([[1.0, -2.0]], "f4").view(np.recarray)  # as np.memmap, whose file this test does not need
+    y = ctx.dnn.relu(x)
+    assert type(y) is np.ndarray
+    assert y.tolist() == [[1.0, 0.0]]
+
+
+@pytest.mark.parametrize("library", ["auto", "reference"])
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "uint64"])
+def test_labels_of_short_dtypes_are_told_apart(library: str, dtype: str) -> None:
+    with tz.open("cpu", seed=3, dnn=library) as ctx:
+        logits = ctx.random.standard_normal((3, 300), dtype="float32")
+        labels = np.array([1, 44, 100])
+        expected = ctx.dnn.softmax_cross_entropy(logits, labels)
+        found = ctx.dnn.softmax_cross_entropy(logits, labels.astype(dtype))
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_array_equal(found[1], expected[1])
 
 
 def test_an_unknown_library_is_named() -> None:

@@ -250,6 +250,11 @@ def test_a_state_is_used_by_its_holder_alone(ctx: tz.Context, wrapper: DnnWrappe
 
 
 def test_a_lease_is_a_state_of_ones_own(ctx: tz.Context, wrapper: DnnWrapper) -> None:
+    lease = wrapper.lease()
+    with lease:
+        with pytest.raises(UsageError, match="for one use"), lease:
+            pass
+        assert len(wrapper.states()) == 1
     with wrapper.lease() as one, wrapper.lease() as other:
         assert one is not other
         assert (one.stream.context, other.stream.context) == (ctx, ctx)

@@ -59,6 +59,20 @@ def test_convolutions_with_packed_weights(ctx: tz.Context, groups: int, turned: 
         assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
+@pytest.mark.parametrize(("channels", "size"), [(64, 5), (4096, 3)])
+@pytest.mark.parametrize("way", ["backwards", "broadcast"])
+def test_packed_weights_that_lie_as_the_library_has_no_layout_for(
+    ctx: tz.Context, channels: int, size: int, way: str
+) -> None:
+    x, w = image(1, channels, size, size), image(1, channels, 3, 3)
+    w = w[:, :, ::-1] if way == "backwards" else np.broadcast_to(w[:, :1], w.shape)
+    weights = ctx.dnn.weights(w)
+    expected = ctx.dnn.conv2d(x, w.copy(), padding=1)
+    assert weights.nbytes == 0
+    np.testing.assert_allclose(ctx.dnn.conv2d(x, weights, padding=1), expected, rtol=1e-4, atol=1e-3)
+    assert weights.nbytes > w.nbytes  # filters are padded to blocks of eight: more than the array's room
+
+
 def test_dense_layers_with_packed_weights(ctx: tz.Context, packs: list[tuple[str, int]]) -> None:
     x, w, dy = image(5, 40), image(30, 40), image(5, 30)
     weights = ctx.dnn.weights(w)
@@ -147,6 +161,8 @@ def test_tensors_that_come_again_unchanged_are_packed(packs: list[tuple[str, int
         for _ in range(4):
             assert torch.allclose(ctx.dnn.linear(x, w), 2 * expected[0], atol=1e-4)
         assert len(packs) == 2
+        w.data = torch.ones(30, 40)  # another memory, which no version counts
+        assert torch.allclose(ctx.dnn.linear(x, w), x @ w.T, atol=1e-4)
         with pytest.raises(ArgumentError, match="requires grad"):
             ctx.dnn.weights(w.requires_grad_())
 

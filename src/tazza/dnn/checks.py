@@ -83,7 +83,7 @@ class Window:
 def pair(argument: str, value: Pair, *, least: int) -> tuple[int, int]:
     """Return (height, width) of one number or of two, each at least `least`."""
     both: tuple[object, ...] = value if isinstance(value, tuple) else (value, value)
-    if len(both) != 2 or not all(isinstance(one, int) and one >= least for one in both):
+    if len(both) != 2 or not all(isinstance(one, int) and not isinstance(one, bool) and one >= least for one in both):
         raise ArgumentError.of(argument, value, f"an integer of {least} or more, or a pair of them")
     return cast(tuple[int, int], both)
 

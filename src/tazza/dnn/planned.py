@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Sequence
 from dataclasses import replace
@@ -113,6 +114,10 @@ class PlannedDnn(PlannedLayers):
         Raises:
             ArgumentError: a value is none of these.
         """
+        if seconds is not None and (type(seconds) not in (int, float) or not 0 <= seconds < math.inf):
+            raise ArgumentError.of("seconds", seconds, "seconds, 0 or more")
+        if state is not None:
+            self._states.at(state)
         if algorithm is not None and algorithm not in _ALGORITHMS:
             raise ArgumentError.of("algorithm", algorithm, f"one of {', '.join(_ALGORITHMS)}")
         ctx, choice = self._ctx(), self._choice
@@ -152,6 +157,8 @@ class PlannedDnn(PlannedLayers):
         """Return weights that `conv2d`, `linear` and their gradients take in place of `w`, packed once for many calls.
 
         PyTorch's tensors need it less: they count their changes, and are packed when they come unchanged a third time.
+        Changes that PyTorch does not count (through ``w.data``, ``w.numpy()`` or below ``torch.from_numpy``) are not
+        seen: there use this and `Weights.changed`, or write in ``torch.no_grad()``.
 
         Args:
             w: the array; after a change in place call ``changed()`` of what this returns.
@@ -195,7 +202,7 @@ class PlannedDnn(PlannedLayers):
         need_dx: bool = True,
     ) -> tuple[Array | None, Array, Array]:
         options = stride, padding, dilation, groups, activation
-        dx, dw, dbias = self._do("conv2d.backward", (dy, x, w, y), options, need_dx)
+        dx, dw, dbias = self._do("conv2d.backward", (dy, x, w, y), options, bool(need_dx))
         return dx, dw, dbias
 
     def linear(self, x: Array, w: Array, bias: Array | None = None, *, activation: Activation = None) -> Array:
@@ -211,7 +218,7 @@ class PlannedDnn(PlannedLayers):
         activation: Activation = None,
         need_dx: bool = True,
     ) -> tuple[Array | None, Array, Array]:
-        dx, dw, dbias = self._do("linear.backward", (dy, x, w, y), (activation,), need_dx)
+        dx, dw, dbias = self._do("linear.backward", (dy, x, w, y), (activation,), bool(need_dx))
         return dx, dw, dbias
 
     def matmul(self, a: Array, b: Array, bias: Array | None = None, *, activation: Activation = None) -> Array:
@@ -292,7 +299,7 @@ class PlannedDnn(PlannedLayers):
             most //= 2
             try:
                 plan = self._compiled(plan.operation, replace(self._choice, max_workspace=most))
-                return plan, state.workspace.get(plan.workspace_bytes)
+                return plan, state.workspace.get(plan.workspace_bytes) if plan.workspace_bytes else None
             except UnsupportedError:
                 break
             except OutOfMemoryError as again:
@@ -312,7 +319,9 @@ class PlannedDnn(PlannedLayers):
         packed: bool = False,
     ) -> _Call:
         threads = thread_limit() or self._cores
-        key = name, layout_key(arrays), options, want_first, threads, self._key, packed
+        # Types too: True and 1.0 equal 1, and are refused where a number of pixels is expected.
+        types = tuple([type(one) if type(one) is not tuple else tuple(map(type, one)) for one in options])
+        key = name, layout_key(arrays), options, types, want_first, threads, self._key, packed
 
         def choose() -> _Call:
             return self._choose(name, arrays, options, want_first, threads, packed)
@@ -332,6 +341,11 @@ class PlannedDnn(PlannedLayers):
         threads: int,
         packed: bool,
     ) -> _Call:
+        for argument, array in zip(OPERATIONS[name].inputs, arrays, strict=True):
+            if array is not None and any(step % array.itemsize for step in array.strides):
+                raise ArgumentError.of(
+                    f"{argument}.strides", array.strides, "whole elements; ctx.asarray(x, copy=True) makes such"
+                )
         described = OPERATIONS[name].describe(arrays, options, want_first)
         outputs = tuple(
             None if one is None else (one.shape, arrays[one.like].dtype, _is_channels_last(arrays[one.like], one))
@@ -367,11 +381,15 @@ class PlannedDnn(PlannedLayers):
         library = self._ctx().arrays
         library.check_eager()
         arrays = [one if one is None or type(one) is np.ndarray else library.plain(one) for one in inputs]
-        for name, array in zip(names, arrays, strict=True):
-            if array is not None and not isinstance(array, np.ndarray):
+        for number, array in enumerate(arrays):
+            if array is None or type(array) is np.ndarray:
+                continue
+            if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
                 raise ArgumentError(
-                    f"{name}: got {type(array).__name__}, expected an array of {library.name}; ctx.asarray makes one"
+                    f"{names[number]}: got {type(array).__name__}, expected an array of {library.name}; "
+                    "ctx.asarray makes one"
                 )
+            arrays[number] = array.view(np.ndarray)  # as memmap
         return arrays
 
     def _ctx(self) -> Any:

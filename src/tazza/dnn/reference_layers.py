@@ -201,7 +201,8 @@ class ReferenceLayers(Dnn):
         shifted = logits - xp.max(logits, axis=1, keepdims=True)
         exponentials = xp.exp(shifted)
         total = xp.sum(exponentials, axis=1, keepdims=True)
-        classes = xp.arange(logits.shape[1], dtype=labels.dtype)
+        labels = xp.astype(labels, xp.int64, copy=False)  # a short dtype may not count as far as there are classes
+        classes = xp.arange(logits.shape[1], dtype=xp.int64)
         chosen = xp.astype(xp.expand_dims(labels, axis=1) == classes, logits.dtype)
         loss = xp.sum(xp.log(total)) - xp.sum(shifted * chosen)
         gradient = exponentials / total - chosen

@@ -116,14 +116,18 @@ class Weights:
 class _Seen:
     __slots__ = ("ref", "sights", "version", "weights")
 
-    def __init__(self, ref: Any, version: int) -> None:
+    def __init__(self, ref: Any, version: object) -> None:
         self.ref, self.version, self.sights = ref, version, 0
         self.weights: Weights | None = None
 
 
 @final
 class TensorWeights:
-    """PyTorch's tensors count their changes, so that those that come again unchanged can be packed unasked."""
+    """PyTorch's tensors count their changes, so that those that come again unchanged can be packed unasked.
+
+    What PyTorch does not count is not seen: writes through ``w.data``, ``w.numpy()`` or the array below
+    ``torch.from_numpy``.
+    """
 
     def __init__(self) -> None:
         self._seen: dict[int, _Seen] = {}
@@ -132,8 +136,8 @@ class TensorWeights:
     def of(self, ctx: Context, tensor: Any) -> Weights | None:
         """Return the weights that a tensor is, or None where it has changed, or was seen only once or twice."""
         try:
-            version = tensor._version
-        except RuntimeError:  # made in inference mode, where nothing is counted
+            version = tensor._version, tensor.data_ptr(), tensor.stride()  # the latter two: ``w.data = other``
+        except (AttributeError, RuntimeError):  # no tensor, or made in inference mode, where nothing is counted
             return None
         self._forget()
         seen = self._seen.get(id(tensor))

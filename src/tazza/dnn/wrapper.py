@@ -9,7 +9,7 @@ from typing import Any, TypeVar, final
 from tazza.core.context import Context
 from tazza.dnn.library import Library
 from tazza.dnn.state import DnnState, Entered, StateInfo, states_of
-from tazza.errors import ArgumentError
+from tazza.errors import ArgumentError, UsageError
 
 __all__ = ["DnnWrapper", "StateLease"]
 
@@ -118,6 +118,8 @@ class StateLease:
 
     def __enter__(self) -> DnnState:
         wrapper = self._wrapper
+        if self._entered is not None:
+            raise UsageError("this lease is entered already, and is for one use; ask the wrapper for another")
         self._entered = wrapper._states.entered(wrapper._ctx.stream, timeout=self._timeout)
         return self._entered.__enter__()
 

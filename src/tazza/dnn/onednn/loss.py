@@ -37,7 +37,7 @@ def log_softmax(recipe: Recipe) -> None:
 def to_loss(options: tuple[Any, ...], arrays: Any) -> None:
     """Turn the logarithms of probabilities to the loss and its gradient, in place."""
     _, labels, loss, gradient = arrays
-    chosen = labels[:, None] == np.arange(gradient.shape[1], dtype=labels.dtype)
+    chosen = labels.astype(np.int64, copy=False)[:, None] == np.arange(gradient.shape[1])
     scale = gradient.dtype.type(1.0 if options[0] == "sum" else 1.0 / gradient.shape[0])
     loss[...] = -np.sum(gradient, where=chosen) * scale
     np.exp(gradient, out=gradient)

@@ -265,6 +265,7 @@ class Recipe:
         self._packed[number], self._wanted[number] = packing, layout
         if number not in self.operation.packed:
             return self.into(slot, layout)
+        self._staged.pop(number, None)  # it comes packed: the packer has copied from whatever layout the array has
         self._expected[number] = np.dtype(np.uint8), (packing.nbytes,), (1,)
         return Slot(layout, number)
 
