@@ -296,13 +296,11 @@ class Pool:
     def _order(self, block: Block, lane: Lane) -> None:
         """Say in `Block.made` what uses on other streams have to wait for."""
         number = lane.freed_at
-        kept = False
         try:
             block.made = self.source.order(lane)
-            kept = True
-        finally:
-            if not kept:
-                self.give(block)
+        except BaseException:
+            self.give(block)
+            raise
         if block.made is None:
             lane.settled(number)
 
@@ -364,8 +362,7 @@ class Pool:
         if not (island or lane.current().enlist(address, nbytes, granted, small)):
             return None
         self.reserved += nbytes
-        if self.reserved > self.reserved_peak:
-            self.reserved_peak = self.reserved
+        self.reserved_peak = max(self.reserved_peak, self.reserved)
         block = Block(address, granted, lane, self, small=small, island=island)
         self.blocks[address] = block
         return block
