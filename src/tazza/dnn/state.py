@@ -418,7 +418,7 @@ class DnnStates:
             WaitTimeoutError: all stayed in use.
         """
         for index in range(_MOST):
-            synced = self._states.get(index) or self.at(index)
+            synced = self.at(index)
             if synced.hold_idle():
                 return synced
         synced = self.at(0)

@@ -141,8 +141,7 @@ class DnnWorkspace:
         nbytes = whole_nbytes(nbytes)
         best: Buffer | None = None
         with self._lock:
-            if self._returned:
-                self._take_back()
+            self._take_back()
             for chunk in self._free:
                 if chunk.nbytes >= nbytes and (best is None or chunk.nbytes < best.nbytes):
                     best = chunk

@@ -258,7 +258,7 @@ class Pool:
                 try:
                     block = self.appended.pop()
                 except IndexError:  # a finaliser or a signal handler further up this stack took it
-                    return
+                    continue
             if block.users is None and block.made is None and point.listeners is None and self._recycle(block):
                 continue
             self.slow.append(block)

@@ -113,7 +113,7 @@ def test_a_fused_relu_lets_no_gradient_through_nan_either(target: Target) -> Non
     with target.open() as ctx:
         (y,) = run(ctx, lambda dnn, x, w: dnn.conv2d(x, w, activation="relu"), x, w)
         dx, _, dbias = run(
-            ctx, lambda dnn, *all: dnn.conv2d_backward(*all[:3], y=all[3], activation="relu"), dy, x, w, y
+            ctx, lambda dnn, dy, x, w, y: dnn.conv2d_backward(dy, x, w, y=y, activation="relu"), dy, x, w, y
         )
     passed = np.where(y > 0, dy, 0)
     assert np.isnan(y).sum() == 2
