@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tazza.hot import array_of
-from tazza.hot._primitives import _layout_key, layout_key
+from tazza.hot._primitives import _call_key, call_key
 from tazza.util.hostmemory import HostMemory, address_of
 
 ARRAYS = {
@@ -79,13 +79,40 @@ def test_the_owner_lives_as_long_as_a_view() -> None:
     assert seen() is None
 
 
-@pytest.mark.parametrize("key", [layout_key, _layout_key], ids=["installed", "uncompiled"])
-def test_layouts_have_one_key_each(key: Any) -> None:
+@pytest.mark.parametrize("call_key", [call_key, _call_key], ids=["installed", "uncompiled"])
+def test_layouts_have_one_key_each(call_key: Any) -> None:
+    def key(arrays: list[Any]) -> Any:
+        return call_key(b"matmul", arrays, (None,), 0)
+
     keys = {key([array]) for array in ARRAYS.values()}
     assert len(keys) == len(ARRAYS)
     plain, turned = ARRAYS["plain"], ARRAYS["turned"]
     assert key([plain, None]) == key([plain.copy(), None])
-    several = [[plain], [plain, None], [None, plain], [plain, turned], [turned, plain], [None], []]
+    several: list[list[Any]] = [[plain], [plain, None], [None, plain], [plain, turned], [turned, plain], [None], []]
     assert len({key(one) for one in several}) == len(several)
     with pytest.raises((TypeError, AttributeError)):
         key([[1.0]])
+
+
+@pytest.mark.parametrize("call_key", [call_key, _call_key], ids=["installed", "uncompiled"])
+def test_calls_have_one_key_each(call_key: Any) -> None:
+    options: list[tuple[Any, ...]] = [
+        (), (None,), (None, None), (0,), (1,), (-1,), (True,), (False,), (1.0,), (0.0,), (2**40,), ("",), ("relu",),
+        ("relu\0",), ("sigmoid_",), ("sigmoid_tanh_relu",), ((1, 2),), ((1,), 2), (1, 2), ((),), ((), ()), (((),),),
+        ((True, 1),), ((1, True),), ((1, 1.0),), ("1",), (("1",),), ("é",),
+    ]  # fmt: skip
+    calls = [
+        (kind, one, more) for kind in (b"a", b"b", b"a1234567", b"a12345678") for one in options for more in (0, 7)
+    ]
+    keys = [call_key(kind, [ARRAYS["plain"], None], one, more) for kind, one, more in calls]
+    assert len(set(keys)) == len(calls)
+    assert keys == [call_key(kind, [ARRAYS["plain"], None], one, more) for kind, one, more in calls]
+    call_key(b"layer_norm", [], (np.float64(1e-5),), 0)  # a float too
+
+
+@pytest.mark.parametrize("call_key", [call_key, _call_key], ids=["installed", "uncompiled"])
+def test_what_is_no_option_has_no_key(call_key: Any) -> None:
+    several: list[Any] = [[1], {}, ({},), np.ones(2)]
+    for wrong in several:
+        with pytest.raises(TypeError):
+            call_key(b"a", [], (wrong,), 0)

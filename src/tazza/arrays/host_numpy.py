@@ -12,8 +12,7 @@ from tazza.core.arraylib import ArrayLibrary, elements, is_array, namespace_of
 from tazza.core.dtypes import dtype_on
 from tazza.core.task import Task
 from tazza.errors import ArgumentError
-from tazza.hot import Buffer, array_of
-from tazza.util.hostmemory import HostMemory
+from tazza.hot import Buffer, array_of, array_over
 
 __all__ = ["HostNumpy"]
 
@@ -38,7 +37,7 @@ class HostNumpy(ArrayLibrary):
         return self._fresh(shape, np.dtype(dtype))
 
     def empty_with_view(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Array, Array]:
-        made = self._made(math.prod(shape), shape, dtype)
+        made = array_over(self.context.allocate(math.prod(shape) * dtype.itemsize), dtype, shape)
         return made, made
 
     def asarray(self, value: object, dtype: Any, copy: bool | None) -> Array:
@@ -90,10 +89,4 @@ class HostNumpy(ArrayLibrary):
         return array
 
     def _fresh(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        return self._made(elements(shape), tuple(shape), dtype)
-
-    def _made(self, count: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        buffer = self.context.allocate(count * dtype.itemsize)
-        # Fresh memory has no users to wait for, so the export protocols, which would ask, are passed by. The buffer
-        # stays plain bytes: working out a layout for it costs more than the rest of the array.
-        return array_of(HostMemory(buffer.address, dtype, shape, None, owner=buffer))
+        return array_over(self.context.allocate(elements(shape) * dtype.itemsize), dtype, tuple(shape))

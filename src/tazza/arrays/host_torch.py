@@ -18,8 +18,7 @@ from tazza.core.device import Device
 from tazza.core.dtypes import dtype_on
 from tazza.core.task import Task
 from tazza.errors import ArgumentError, BackendUnavailableError, UnsupportedError
-from tazza.hot import Buffer, array_of
-from tazza.util.hostmemory import HostMemory
+from tazza.hot import Buffer, array_of, array_over
 
 __all__ = ["HostTorch"]
 
@@ -230,9 +229,7 @@ class HostTorch(ArrayLibrary):
         """Make a tensor in pooled memory; also return its memory as NumPy sees it."""
         nbytes = elements(shape) * dtype.itemsize
         buffer = self.context.allocate(nbytes)
-        # Fresh memory has no users to wait for, so the export protocols, which would ask, are passed by. The buffer
-        # stays plain bytes: working out a layout for it costs more than the rest of the tensor.
-        view = array_of(HostMemory(buffer.address, self._numpys[dtype], tuple(shape), None, owner=buffer))
+        view = array_over(buffer, self._numpys[dtype], tuple(shape))
         return self._over(buffer, view, dtype), view
 
     def _over(self, buffer: Buffer, array: Array, dtype: Any) -> Tensor:

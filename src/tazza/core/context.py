@@ -102,7 +102,7 @@ class Context(ContextCore):
     def stream(self) -> Stream:
         """The current stream of this context: the innermost ``ctx.on(stream)``'s, else the context's own."""
         frame = frame_of(self)
-        return cast(Stream, self.stream0 if frame is None else frame.stream)
+        return self.stream0 if frame is None else frame.stream  # type: ignore[return-value]
 
     def new_stream(self, *, priority: int = 0, label: str | None = None) -> Stream:
         """Make another stream: a worker thread on the CPU, a queue elsewhere.

@@ -26,7 +26,7 @@ from tazza.dnn.state import DnnState, DnnStates, states_of
 from tazza.dnn.weights import TensorWeights, Weights
 from tazza.dnn.workspace import Lease
 from tazza.errors import ArgumentError, ClosedError, OutOfMemoryError, UnsupportedError
-from tazza.hot._primitives import layout_key
+from tazza.hot._primitives import call_key
 from tazza.util.log import info
 from tazza.util.text import parse_nbytes
 from tazza.util.threads import thread_limit
@@ -85,7 +85,8 @@ class PlannedDnn(PlannedLayers):
         self._context = weakref.ref(ctx)
         self.library, self.name = library, library.name
         self._choice, self._fallback, self._index = choice, fallback, state
-        self._key = choice.algorithm, choice.max_workspace, choice.seconds, fallback
+        chosen = repr((choice.algorithm, choice.max_workspace, choice.seconds, fallback))
+        self._kinds = {name: f"{name} {chosen}".encode() for name in OPERATIONS}
         runtime = ctx.own_stream.runtime
         self._states = states_of(runtime, library)
         self._cache: PlanCache[_Call] = self._states.plans
@@ -150,7 +151,8 @@ class PlannedDnn(PlannedLayers):
             raise ArgumentError.of("name", name, f"one of {', '.join(OPERATIONS)}")
         if set(options) != set(kind.options) or len(inputs) != len(kind.inputs):
             raise ArgumentError(f"{name} takes {', '.join(kind.inputs)} and the options {', '.join(kind.options)}")
-        arrays = self._arrays(inputs, kind.inputs)
+        ctx = self._ctx()
+        arrays = self._arrays(ctx, ctx.stream, inputs, kind.inputs)
         return self._call(name, arrays, tuple(options[one] for one in kind.options), want_first).plan
 
     def weights(self, w: Array) -> Weights:
@@ -164,7 +166,7 @@ class PlannedDnn(PlannedLayers):
             w: the array; after a change in place call ``changed()`` of what this returns.
         """
         ctx = self._ctx()
-        self._arrays((w,), ("w",))
+        self._arrays(ctx, ctx.stream, (w,), ("w",))
         return Weights(ctx, w)
 
     def plans(self) -> CacheInfo:
@@ -232,10 +234,10 @@ class PlannedDnn(PlannedLayers):
 
     def dropout(self, x: Array, rate: float, random: Generator) -> tuple[Array, Array]:
         ctx = self._ctx()
-        [plain] = self._arrays((x,), ("x",))
+        [plain] = self._arrays(ctx, ctx.stream, (x,), ("x",))
         rate = check_dropout(xp, plain, rate, random)  # before a draw, which a wrong call must not use up
-        [draws] = self._arrays((random.random(plain.size, dtype="float32"),), ("draws",))
-        mask, kept = _make(ctx, plain.shape, np.dtype(bool), False)
+        [draws] = self._arrays(ctx, ctx.stream, (random.random(plain.size, dtype="float32"),), ("draws",))
+        mask, kept = ctx.arrays.empty_with_view(plain.shape, np.dtype(bool))
         np.greater_equal(draws.reshape(plain.shape), kept_from(rate), out=kept)
         return self._do("dropout", (x, mask), (rate,))[0], mask
 
@@ -244,22 +246,25 @@ class PlannedDnn(PlannedLayers):
     def _do(
         self, name: str, inputs: Sequence[Array | None], options: tuple[Any, ...], want_first: bool = True
     ) -> list[Array]:
+        # Between two calls the processor's caches forget this code, so that each line costs a tenth of a microsecond.
         ctx = self._ctx()
-        if ctx.arrays.tracks(inputs):
+        library, stream = ctx.arrays, ctx.stream
+        if self._tensors is not None and library.tracks(inputs):
             return tracked(self._do, name, inputs, options)
         weights: Weights | None = None
         if name in _WEIGHTS:
             weights, inputs = self._weights(ctx, inputs, _WEIGHTS[name])
-        arrays = self._arrays(inputs, OPERATIONS[name].inputs)
+        arrays = self._arrays(ctx, stream, inputs, OPERATIONS[name].inputs)
         call = self._call(name, arrays, options, want_first, weights is not None)
         results: list[Array] = []
         for output in call.outputs:
             made = plain = None
             if output is not None:
-                made, plain = _make(ctx, *output)
+                shape, dtype, last = output
+                made, plain = _make_last(library, shape, dtype) if last else library.empty_with_view(shape, dtype)
             results.append(made)
             arrays.append(plain)
-        with call.states.entered(ctx.stream, self._index) as state:
+        with call.states.entered(stream, self._index) as state:
             self._run(ctx, state, call, arrays, weights)
         return results
 
@@ -319,18 +324,14 @@ class PlannedDnn(PlannedLayers):
         packed: bool = False,
     ) -> _Call:
         threads = thread_limit() or self._cores
-        # Types too: True and 1.0 equal 1, and are refused where a number of pixels is expected.
-        types = tuple([type(one) if type(one) is not tuple else tuple(map(type, one)) for one in options])
-        key = name, layout_key(arrays), options, types, want_first, threads, self._key, packed
-
-        def choose() -> _Call:
-            return self._choose(name, arrays, options, want_first, threads, packed)
-
         try:
-            hash(options)
-        except TypeError:  # an option that cannot be hashed is no option: the checks say what it should be
-            return choose()
-        return self._cache.get(key, choose)
+            key = call_key(self._kinds[name], arrays, options, threads << 2 | want_first << 1 | packed)
+        except (TypeError, OverflowError):  # such an option is none: the checks say what it should be
+            return self._choose(name, arrays, options, want_first, threads, packed)
+        call = self._cache.find(key)
+        if call is None:
+            call = self._cache.get(key, lambda: self._choose(name, arrays, options, want_first, threads, packed))
+        return call
 
     def _choose(
         self,
@@ -376,20 +377,15 @@ class PlannedDnn(PlannedLayers):
             _reference.compile(operation, self._choice), states_of(ctx.own_stream.runtime, _reference), outputs
         )
 
-    def _arrays(self, inputs: Sequence[Array | None], names: Sequence[str]) -> list[Any]:
+    def _arrays(self, ctx: Context, stream: Any, inputs: Sequence[Array | None], names: Sequence[str]) -> list[Any]:
         """The inputs as NumPy arrays over the same memory; `names` are for errors."""
-        library = self._ctx().arrays
-        library.check_eager()
-        arrays = [one if one is None or type(one) is np.ndarray else library.plain(one) for one in inputs]
-        for number, array in enumerate(arrays):
-            if array is None or type(array) is np.ndarray:
-                continue
-            if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
-                raise ArgumentError(
-                    f"{names[number]}: got {type(array).__name__}, expected an array of {library.name}; "
-                    "ctx.asarray makes one"
-                )
-            arrays[number] = array.view(np.ndarray)  # as memmap
+        library = ctx.arrays
+        if not stream.runner.is_inline:
+            library.check_eager()
+        arrays = list(inputs)
+        for number, array in enumerate(inputs):
+            if array is not None and type(array) is not np.ndarray:
+                arrays[number] = _plain(library, array, names[number])
         return arrays
 
     def _ctx(self) -> Any:
@@ -399,6 +395,15 @@ class PlannedDnn(PlannedLayers):
         return ctx
 
 
+def _plain(library: Any, value: Any, name: str) -> Any:
+    array = library.plain(value)
+    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+        raise ArgumentError(
+            f"{name}: got {type(array).__name__}, expected an array of {library.name}; ctx.asarray makes one"
+        )
+    return array if type(array) is np.ndarray else array.view(np.ndarray)  # as memmap
+
+
 def _is_channels_last(array: Any, output: Output) -> bool:
     """Tell whether an output of images should lie in memory as its input does: channels innermost."""
     if array.ndim != 4 or len(output.shape) != 4 or array.flags.c_contiguous:
@@ -406,12 +411,10 @@ def _is_channels_last(array: Any, output: Output) -> bool:
     return bool(array.transpose(0, 2, 3, 1).flags.c_contiguous)
 
 
-def _make(ctx: Any, shape: tuple[int, ...], dtype: Any, channels_last: bool) -> tuple[Array, Any]:
-    """Make an array and its NumPy view."""
-    if not channels_last:
-        return ctx.arrays.empty_with_view(shape, dtype)  # type: ignore[no-any-return]
+def _make_last(library: Any, shape: tuple[int, ...], dtype: Any) -> tuple[Array, Any]:
+    """Make an array of images with channels innermost, and its NumPy view."""
     count, channels, height, width = shape
-    made, plain = ctx.arrays.empty_with_view((count, height, width, channels), dtype)
+    made, plain = library.empty_with_view((count, height, width, channels), dtype)
     turned = plain.transpose(0, 3, 1, 2)
     return turned if made is plain else made.permute(0, 3, 1, 2), turned
 

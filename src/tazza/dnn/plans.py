@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Generic, NamedTuple, TypeVar, final
 
@@ -16,13 +15,23 @@ T = TypeVar("T")
 
 
 class CacheInfo(NamedTuple):
-    """How a cache did: lookups that found a plan and that made one, plans that it holds, may hold, and has dropped."""
+    """How a cache did: lookups that found a plan and that made one, plans that it holds, may hold, and has dropped.
+
+    Threads that find plans at once may count as one.
+    """
 
     hits: int
     misses: int
     size: int
     limit: int
     dropped: int
+
+
+class _Entry(Generic[T]):
+    __slots__ = ("plan", "used")
+
+    def __init__(self, plan: T, used: int) -> None:
+        self.plan, self.used = plan, used
 
 
 @final
@@ -43,10 +52,20 @@ class PlanCache(Generic[T]):
         if type(limit) is not int or limit < 1:
             raise ArgumentError.of("limit", limit, "a number of plans, 1 or more")
         self._limit = limit
-        self._plans: OrderedDict[Hashable, T] = OrderedDict()
+        self._entries: dict[Hashable, _Entry[T]] = {}
         self._making: dict[Hashable, threading.Event] = {}
         self._lock = threading.Lock()
         self._hits = self._misses = self._dropped = 0
+        self._clock = 0  # goes on with every use
+
+    def find(self, key: Hashable) -> T | None:
+        """Return the plan of a key if it is there. Without a lock: who drops the least used looks for it then."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        self._hits += 1
+        self._clock = entry.used = self._clock + 1
+        return entry.plan
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
         """Return the plan of a key, made by ``make()`` where there is none; others that want it meanwhile wait.
@@ -56,13 +75,10 @@ class PlanCache(Generic[T]):
         Raises:
             WaitTimeoutError: somebody else still made it after ``TAZZA_WAIT_TIMEOUT``.
         """
-        while True:
+        while (plan := self.find(key)) is None:
             with self._lock:
-                plan = self._plans.get(key)
-                if plan is not None:
-                    self._plans.move_to_end(key)
-                    self._hits += 1
-                    return plan
+                if key in self._entries:  # since a moment
+                    continue
                 made = self._making.get(key)
                 if made is None:
                     self._making[key] = made = threading.Event()
@@ -70,12 +86,15 @@ class PlanCache(Generic[T]):
                     break
             if not made.wait(timeout_or_default(None)):
                 raise WaitTimeoutError(f"another thread still chooses a plan for {key}")
+        else:
+            return plan
         try:
             plan = make()
             with self._lock:
-                self._plans[key] = plan
-                while len(self._plans) > self._limit:
-                    self._plans.popitem(last=False)
+                self._clock += 1
+                self._entries[key] = _Entry(plan, self._clock)
+                while len(self._entries) > self._limit:
+                    del self._entries[min(self._entries, key=lambda one: self._entries[one].used)]
                     self._dropped += 1
             return plan
         finally:
@@ -86,10 +105,10 @@ class PlanCache(Generic[T]):
     def clear(self) -> None:
         """Drop all plans; those in use live on until they are done."""
         with self._lock:
-            self._dropped += len(self._plans)
-            self._plans.clear()
+            self._dropped += len(self._entries)
+            self._entries.clear()
 
     def info(self) -> CacheInfo:
         """The figures of now."""
         with self._lock:
-            return CacheInfo(self._hits, self._misses, len(self._plans), self._limit, self._dropped)
+            return CacheInfo(self._hits, self._misses, len(self._entries), self._limit, self._dropped)

@@ -103,7 +103,8 @@ class DnnState:
                 or this is no place from which the host sees the memory. Nothing was called.
             ClosedError: the lease is over.
         """
-        self.check_held()
+        if self._generation != process.generation or threading.get_ident() not in self._inside:
+            self.check_held()
         if not nbytes:
             return 0
         address = check_lease(lease, self.workspace, nbytes, alignment)
@@ -181,32 +182,34 @@ class Entered:
         self._scope: Any = None
 
     def __enter__(self) -> DnnState:
+        state, stream, me = self._state, self._stream, threading.get_ident()
         try:
-            self._enter()
+            if me in state._inside:
+                raise DeadlockError(
+                    f"{state!r} is in use by this very call; do what follows in the same fn, or after it"
+                )
+            context = stream.context
+            if context is None:
+                raise ClosedError(f"the context of {stream!r} is gone; keep it while its streams are used")
+            if stream.runner.is_inline or context.inside_task:
+                if state._runner is not None and not _runs_on(state._runner):
+                    state._runner.settle(timeout_or_default(None))
+                state._inside[me] = stream
+            else:
+                self._follow(context, me)
+            state.calls += 1
         except BaseException:
             self._let_go()
             raise
-        return self._state
+        return state
 
-    def _enter(self) -> None:
-        state, stream, me = self._state, self._stream, threading.get_ident()
-        if me in state._inside:
-            raise DeadlockError(f"{state!r} is in use by this very call; do what follows in the same fn, or after it")
-        context = stream.context
-        if context is None:
-            raise ClosedError(f"the context of {stream!r} is gone; keep it while its streams are used")
-        state.calls += 1
-        if stream.runner.is_inline or context.inside_task:
-            runner = state._runner
-            if runner is not None and not _runs_on(runner):
-                runner.settle(timeout_or_default(None))
-            state._inside[me] = stream
-            return
-        self._own = own = Stream(context, state._queue(), lent=True)
-        own.wait(stream)
+    def _follow(self, context: Any, me: int) -> None:
+        """Make the state's queue wait for the caller's stream, and current."""
+        self._own = own = Stream(context, self._state._queue(), lent=True)
+        own.wait(self._stream)
         self._scope = context.on(own)
         self._scope.__enter__()
-        state._inside[me] = own
+        self._state._inside[me] = own
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
@@ -283,13 +286,16 @@ class SyncedDnnState:
 
     def hold_idle(self) -> bool:
         """Hold the state if nobody is inside and its queue has nothing left; `let_go` ends it."""
-        if not self._lock.acquire(blocking=False):
+        if not self._lock.acquire(False):
             return False
-        runner = None if self._state is None else self._state.runner
-        if runner is not None and not runner.is_idle:
+        state = self._state
+        if state is None:
+            self._enter()
+            return True
+        if state._runner is not None and not state._runner.is_idle:
             self._lock.release()
             return False
-        self._enter()
+        self._owner = threading.get_ident()
         return True
 
     def hold(self, timeout: float | None) -> DnnState:
@@ -388,23 +394,19 @@ class DnnStates:
             DeadlockError: this thread is inside the state of that index already.
             WaitTimeoutError: others stayed inside.
         """
-        state = self.in_turn()
-        if state is not None:
+        frame = top()
+        if frame is not None and frame.task is not None and (state := self._in_turn()) is not None:
             return Entered(state, stream, None)
         if index is None:
             held = self.hold_idle(timeout)
         else:
             held = self.at(index)
             held.hold(timeout)
-        state = held.state
-        assert state is not None, "who holds one has made it"
-        return Entered(state, stream, held)
+        assert held._state is not None, "who holds one has made it"
+        return Entered(held._state, stream, held)
 
-    def in_turn(self) -> DnnState | None:
+    def _in_turn(self) -> DnnState | None:
         """The state of whose queue the caller is a task, which needs no lock: it is at its turn."""
-        frame = top()
-        if frame is None or frame.task is None:
-            return None
         for synced in list(self._states.values()):
             state = synced.state
             if state is not None and state.runner is not None and _runs_on(state.runner):
@@ -418,7 +420,7 @@ class DnnStates:
             WaitTimeoutError: all stayed in use.
         """
         for index in range(_MOST):
-            synced = self.at(index)
+            synced = self._states.get(index) or self.at(index)
             if synced.hold_idle():
                 return synced
         synced = self.at(0)

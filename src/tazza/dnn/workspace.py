@@ -138,10 +138,12 @@ class DnnWorkspace:
         Raises:
             OutOfMemoryError: the cap, or the device, has no room for it.
         """
-        nbytes = whole_nbytes(nbytes)
+        if type(nbytes) is not int or nbytes < 0:
+            nbytes = whole_nbytes(nbytes)
         best: Buffer | None = None
         with self._lock:
-            self._take_back()
+            if self._returned:
+                self._take_back()
             for chunk in self._free:
                 if chunk.nbytes >= nbytes and (best is None or chunk.nbytes < best.nbytes):
                     best = chunk
@@ -242,7 +244,10 @@ def check_lease(lease: Lease | None, workspace: DnnWorkspace, nbytes: int, align
         raise UsageError(f"this plan needs a lease of {nbytes} bytes; get one with state.workspace.get(nbytes)")
     if not isinstance(lease, Lease):
         raise UsageError(f"lease: got {lease!r}, expected what state.workspace.get(nbytes) returned")
-    address = lease.address
+    chunk = lease._chunk
+    if chunk is None or lease.generation != process.generation:
+        chunk = lease.chunk  # which says what is wrong
+    address = chunk.address
     if lease._workspace is not workspace:
         raise UsageError(f"{lease!r} is of another state's workspace; get one from this state's")
     if lease.nbytes < nbytes:

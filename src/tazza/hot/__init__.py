@@ -28,6 +28,7 @@ from tazza.hot.hooks import emit as emit
 from tazza.hot.hooks import listen as listen
 from tazza.hot.hooks import point as point
 from tazza.hot.hostarray import array_of as array_of
+from tazza.hot.hostarray import array_over as array_over
 from tazza.hot.lane import Lane as Lane
 from tazza.hot.lane import StreamCore as StreamCore
 from tazza.hot.pool import Pool as Pool

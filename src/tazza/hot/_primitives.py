@@ -14,7 +14,7 @@ import numpy as np
 
 from tazza.errors import UsageError
 
-__all__ = ["PrimitiveSequence", "layout_key"]
+__all__ = ["PrimitiveSequence", "call_key"]
 
 _EXECUTE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
 _SET_HANDLE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
@@ -22,14 +22,27 @@ _GET_THREADS = ctypes.CFUNCTYPE(ctypes.c_int)
 _SET_THREADS = ctypes.CFUNCTYPE(None, ctypes.c_int)
 
 
-def _layout_key(arrays: list[Any]) -> Hashable:
-    """Return what tells the layouts of these arrays, some of which may be None, from all others; to look up plans by.
+def _call_key(kind: bytes, arrays: list[Any], options: tuple[Any, ...], more: int) -> Hashable:
+    """Return what tells a call from all others that need another plan; to look up plans by.
 
-    Made of numbers: to hash a dtype or a dataclass takes longer than all the rest.
+    Args:
+        kind: what is done, and how it is chosen.
+        arrays: of which the layouts matter; some may be None.
+        options: None, numbers, strings and tuples of such. An option is told by its type too: True and 1.0 equal 1.
+        more: whatever else matters.
+
+    Raises:
+        TypeError, OverflowError: an option, or an array, is nothing of that.
     """
-    return tuple(
-        [None if one is None else (one.dtype.num, one.dtype.isnative, one.shape, one.strides) for one in arrays]
-    )
+    # Made of numbers: to hash a dtype or a dataclass takes longer than all the rest.
+    layouts = [None if one is None else (one.dtype.num, one.dtype.isnative, one.shape, one.strides) for one in arrays]
+    key = kind, tuple(layouts), options, _types(options), more
+    hash(key)
+    return key
+
+
+def _types(options: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple([_types(one) if type(one) is tuple else type(one) for one in options])
 
 
 class _Argument(ctypes.Structure):
@@ -113,7 +126,7 @@ def _lies_as(array: Any, want: tuple[Any, tuple[int, ...], tuple[int, ...]]) -> 
 
 
 try:
-    from tazza.hot.primitives import PrimitiveSequence, layout_key
+    from tazza.hot.primitives import PrimitiveSequence, call_key
 except ImportError:  # not compiled: the same, slower
     PrimitiveSequence = _PrimitiveSequence  # type: ignore[assignment, misc]
-    layout_key = _layout_key  # type: ignore[assignment]
+    call_key = _call_key  # type: ignore[assignment]

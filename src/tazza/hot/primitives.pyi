@@ -3,9 +3,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["PrimitiveSequence", "layout_key"]
+__all__ = ["PrimitiveSequence", "call_key"]
 
-def layout_key(arrays: list[Any]) -> bytes: ...
+def call_key(kind: bytes, arrays: list[Any], options: tuple[Any, ...], more: int) -> bytes: ...
 
 class PrimitiveSequence:
     def __init__(

@@ -11,12 +11,13 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.object cimport PyObject
 from libc.stdint cimport int32_t, int64_t, intptr_t, uintptr_t
 from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
 
 import numpy as np
 
 from tazza.errors import UsageError
 
-__all__ = ["PrimitiveSequence", "layout_key"]
+__all__ = ["PrimitiveSequence", "call_key"]
 
 cdef extern from *:
     """
@@ -53,12 +54,15 @@ cdef struct Step:
     int32_t count
     Argument *arguments
 
+cdef extern from "Python.h":
+    const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
+
 cdef object ndarray = np.ndarray
 
 
-def layout_key(list arrays):
-    cdef Py_ssize_t axis, count, words = 0
-    cdef PyArrayObject *array
+def call_key(bytes kind, list arrays, tuple options, int64_t more):
+    # One string: a tuple of tuples takes as long to make, to hash and to compare as all else between call and library.
+    cdef Py_ssize_t words = 1 + (len(kind) + 7) // 8, option_words = _option_words(options)
     for each in arrays:
         if each is None:
             words += 1
@@ -66,21 +70,85 @@ def layout_key(list arrays):
             words += 1 + 2 * PyArray_NDIM(<PyArrayObject *><PyObject *>each)
         else:
             raise TypeError(f"got {type(each).__name__}, expected an array of NumPy or None")
-    cdef bytes key = PyBytes_FromStringAndSize(NULL, words * sizeof(int64_t))
+    cdef bytes key = PyBytes_FromStringAndSize(NULL, (words + option_words) * sizeof(int64_t))
     cdef int64_t *word = <int64_t *>PyBytes_AS_STRING(key)
+    word[0] = more
+    word = _put_bytes(word + 1, PyBytes_AS_STRING(kind), len(kind))
     for each in arrays:
-        if each is None:
-            word[0] = -1
-            word += 1
-            continue
-        array = <PyArrayObject *><PyObject *>each
-        count = PyArray_NDIM(array)
-        word[0] = count << 32 | PyArray_TYPE(array) << 1 | PyArray_ISNOTSWAPPED(array)
-        word += 1
-        for axis in range(count):
-            word[0], word[1] = PyArray_DIMS(array)[axis], PyArray_STRIDES(array)[axis]
-            word += 2
+        word = _put_layout(word, each)
+    _put_options(word, options)
     return key
+
+
+cdef int64_t *_put_bytes(int64_t *word, const char *data, Py_ssize_t nbytes) noexcept:
+    cdef Py_ssize_t count = (nbytes + 7) // 8
+    if count:
+        word[count - 1] = 0
+        memcpy(word, data, nbytes)
+    return word + count
+
+
+cdef int64_t *_put_layout(int64_t *word, object each):
+    cdef Py_ssize_t axis, count
+    cdef PyArrayObject *array
+    if each is None:
+        word[0] = -1
+        return word + 1
+    array = <PyArrayObject *><PyObject *>each
+    count = PyArray_NDIM(array)
+    word[0] = count << 32 | PyArray_TYPE(array) << 1 | PyArray_ISNOTSWAPPED(array)
+    word += 1
+    for axis in range(count):
+        word[0], word[1] = PyArray_DIMS(array)[axis], PyArray_STRIDES(array)[axis]
+        word += 2
+    return word
+
+
+cdef enum:  # what an option is: True and 1.0 equal 1, and are not the same option
+    NONE, BOOL, INT, FLOAT, STR, TUPLE
+
+
+cdef Py_ssize_t _option_words(tuple options) except -1:
+    cdef Py_ssize_t words = 0, nbytes
+    for each in options:
+        if each is None:
+            words += 1
+        elif isinstance(each, (int, float)):  # numpy.float64 is one
+            words += 2
+        elif isinstance(each, str):
+            PyUnicode_AsUTF8AndSize(each, &nbytes)
+            words += 1 + (nbytes + 7) // 8
+        elif isinstance(each, tuple):
+            words += 1 + _option_words(each)
+        else:
+            raise TypeError(f"got {type(each).__name__}, expected None, a number, a str or a tuple of such")
+    return words
+
+
+cdef int64_t *_put_options(int64_t *word, tuple options) except NULL:
+    cdef Py_ssize_t nbytes
+    cdef const char *text
+    cdef double number
+    for each in options:
+        if each is None:
+            word[0] = NONE
+            word += 1
+        elif isinstance(each, int):
+            word[0], word[1] = BOOL if isinstance(each, bool) else INT, each
+            word += 2
+        elif isinstance(each, float):
+            number = each
+            word[0] = FLOAT
+            memcpy(word + 1, &number, sizeof(number))
+            word += 2
+        elif isinstance(each, str):
+            text = PyUnicode_AsUTF8AndSize(each, &nbytes)
+            word[0] = nbytes << 8 | STR
+            word = _put_bytes(word + 1, text, nbytes)
+        else:
+            word[0] = len(<tuple>each) << 8 | TUPLE
+            word = _put_options(word + 1, each)
+    return word
 
 
 cdef class PrimitiveSequence:
