@@ -140,10 +140,18 @@ class DnnWorkspace:
         """
         if type(nbytes) is not int or nbytes < 0:
             nbytes = whole_nbytes(nbytes)
+        if self._returned and not self._free:  # as after any call that was the only one: no other could fit better
+            try:
+                last = self._returned.pop()
+            except IndexError:  # another thread took it
+                last = None
+            if last is not None and last.nbytes >= nbytes:
+                return Lease(self, last, nbytes)
+            if last is not None:
+                self._returned.append(last)
         best: Buffer | None = None
         with self._lock:
-            if self._returned:
-                self._take_back()
+            self._take_back()
             for chunk in self._free:
                 if chunk.nbytes >= nbytes and (best is None or chunk.nbytes < best.nbytes):
                     best = chunk
