@@ -8,13 +8,13 @@ import sys
 from collections.abc import Callable, Sequence
 
 from tazza import __version__
-from tazza.cli import bench, demo, devices, doctor, run
+from tazza.cli import bench, demo, devices, doctor, emulate, run
 from tazza.cli.exits import ExitCode, describe, exit_code
 from tazza.cli.output import show_json
 
 __all__ = ["main"]
 
-Command = Callable[[argparse.Namespace], ExitCode]
+Command = Callable[[argparse.Namespace], int]
 
 _EXITS = "exit codes:\n" + "\n".join(f"  {code.value:>3}  {code.meaning}" for code in ExitCode)
 
@@ -87,4 +87,14 @@ def _parser() -> argparse.ArgumentParser:
         )
         module.add_arguments(command)
         command.set_defaults(command=module.execute)
+    # No option of this one is ours: without the character that begins options, argparse takes all as it stands.
+    emulated = commands.add_parser(
+        "emulate-cuda",
+        help="run a command on emulated CUDA devices",
+        description=_description(emulate.__doc__ or ""),
+        add_help=False,
+        prefix_chars="\0",
+    )
+    emulate.add_arguments(emulated)
+    emulated.set_defaults(command=emulate.execute)
     return parser
