@@ -1,8 +1,8 @@
 """Writing the generated layer: ``calls.h`` and ``calls.c``, from what the header declares.
 
 Every exported function is one wrapper between ``call_begin`` and ``call_end``, where counting, faults, refusals and the
-trace are written once (c/call.c). It calls ``emulated_X``: a plain function of the C sources where there is one, else the
-weak one beside the wrapper, which says that the call is not emulated. The linker does the choosing.
+trace are written once (c/call.c). It calls ``emulated_X``: a plain function of the C sources where there is one, else
+the weak one beside the wrapper, which says that the call is not emulated. The linker does the choosing.
 """
 
 from collections.abc import Iterator
