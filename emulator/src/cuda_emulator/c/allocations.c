@@ -91,7 +91,7 @@ void allocation_paint(const Allocation *allocation) {
 }
 
 static void give_back_pages(const Allocation *allocation) {
-    if (allocation->place == PLACE_DEVICE)
+    if (allocation->place == PLACE_DEVICE || allocation->place == PLACE_MAPPED)
         range_clear(allocation->block, allocation->block_size);
     else if (allocation->place == PLACE_PINNED || allocation->place == PLACE_MANAGED)
         munmap((void *)allocation->block, allocation->block_size + PAGE);
@@ -106,6 +106,8 @@ void allocation_end(Allocation *allocation) {
         device_refund(allocation->device, allocation->charged);
     if (allocation->pool)
         pool_take_back(allocation);
+    if (allocation->mapped)
+        block_unmapped(allocation->mapped);
     record_drop(allocation->available);
     record_drop(allocation->freed);
     free(allocation);
@@ -168,6 +170,17 @@ void allocations_end_of(const Context *context) {
     free(found.list);
 }
 
+size_t room_at(uintptr_t address) {
+    const Allocation *allocation = allocation_at(address);
+    size_t room = 0;
+    for (; allocation; allocation = allocation->mapped ? allocation_at(address + room) : NULL)
+        if (!room || (allocation->mapped && allocation->access))
+            room = allocation->address + allocation->size - address;
+        else
+            break;
+    return room;
+}
+
 CUresult range_check(uintptr_t address, size_t size) {
     const Allocation *allocation = allocation_at(address);
     if (!allocation)
@@ -176,7 +189,8 @@ CUresult range_check(uintptr_t address, size_t size) {
         hazard("use after free", "%s uses memory of %zu bytes whose free is already submitted", call_name(), allocation->size);
         return CUDA_ERROR_INVALID_VALUE;
     }
-    return size <= allocation->size - (address - allocation->address) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+    bool reachable = !allocation->mapped || allocation->access; /* mapped, and no device has been given access */
+    return reachable && size <= room_at(address) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
 
 bool is_pageable(uintptr_t address) {

@@ -57,7 +57,6 @@ static const Attribute table[] = {
     A(IPC_EVENT_SUPPORTED, 1),
     A(UNIFIED_FUNCTION_POINTERS, 0),
     A(HOST_MEMORY_POOLS_SUPPORTED, 1),
-    A(HOST_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED, 1),
 };
 
 CUresult emulated_cuDeviceGetAttribute(int *value, CUdevice_attribute attribute, CUdevice device) {

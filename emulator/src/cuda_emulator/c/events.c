@@ -20,6 +20,7 @@ Event *event_open(Context *context, unsigned flags) {
 void event_end(Event *event) {
     object_close(&event->object);
     record_drop(event->record);
+    beacon_drop(event->beacon);
     capture_forget(event);
     free(event);
 }
@@ -39,7 +40,12 @@ CUresult emulated_cuEventCreate(CUevent *handle, unsigned int flags) {
     bool untimed = flags & CU_EVENT_DISABLE_TIMING;
     if (!handle || flags & ~known || (flags & CU_EVENT_INTERPROCESS && !untimed))
         return CUDA_ERROR_INVALID_VALUE;
-    *handle = event_open(context, flags)->object.handle;
+    Beacon *beacon = flags & CU_EVENT_INTERPROCESS ? beacon_new() : NULL;
+    if (flags & CU_EVENT_INTERPROCESS && !beacon)
+        return CUDA_ERROR_OPERATING_SYSTEM;
+    Event *event = event_open(context, flags);
+    event->beacon = beacon;
+    *handle = event->object.handle;
     return CUDA_SUCCESS;
 }
 
@@ -67,6 +73,8 @@ CUresult emulated_cuEventRecordWithFlags(CUevent event_handle, CUstream stream_h
         return CUDA_ERROR_INVALID_HANDLE;
     if (stream->capture)
         return capture_record(stream, event, flags & CU_EVENT_RECORD_EXTERNAL);
+    if (event->beacon)
+        return event_announce(event, stream);
     Work mark = {.kind = WORK_MARK};
     Record *record;
     result = stream_submit(stream, &mark, &record);
@@ -96,7 +104,9 @@ CUresult emulated_cuStreamWaitEvent(CUstream stream_handle, CUevent event_handle
         return CUDA_ERROR_INVALID_VALUE;
     if (event->captured || stream->capture)
         return capture_wait(stream, event, flags & CU_EVENT_WAIT_EXTERNAL);
-    if (!event->record || event->record->done)
+    if (event->beacon)
+        return event_await(event, stream);
+    if (event_is_done(event))
         return CUDA_SUCCESS;
     return mark_after(stream, event->record);
 }
@@ -108,7 +118,7 @@ CUresult emulated_cuEventQuery(CUevent handle) {
         return result;
     if (event->captured)
         return CUDA_ERROR_CAPTURED_EVENT;
-    return !event->record || event->record->done ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
+    return event_is_done(event) ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
 }
 
 CUresult emulated_cuEventSynchronize(CUevent handle) {
@@ -119,8 +129,7 @@ CUresult emulated_cuEventSynchronize(CUevent handle) {
     if (event->captured)
         return CUDA_ERROR_CAPTURED_EVENT;
     Context *context = event->object.context;
-    if (event->record && !event->record->done)
-        result = record_wait(event->record);
+    result = event_wait(event);
     return result ? result : context_state(context);
 }
 

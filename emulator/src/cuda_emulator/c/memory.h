@@ -38,6 +38,7 @@ struct Allocation {
     bool asleep, taken;
     unsigned owners;
     CUmemLocation preferred, prefetched; /* of managed memory */
+    struct Block *mapped; /* PLACE_MAPPED: what of */
     bool read_mostly;
     uint32_t accessed_by;
     size_t offset; /* in the pool's file, if it has one */
@@ -49,6 +50,8 @@ struct Allocation {
 enum { NO_DEVICE = MAX_DEVICES, PAGE = 4096 };
 
 bool ranges_open(void);
+uintptr_t region_start(int region);
+size_t region_size(void);
 bool is_device_address(uintptr_t address);
 
 /* Addresses that nobody uses, a guard page after them; 0: none left. */
@@ -105,6 +108,16 @@ CUresult range_check(uintptr_t address, size_t size);
 bool is_pageable(uintptr_t address);
 
 bool may_access(const Context *context, const Allocation *allocation);
+
+/* How many bytes from the address on may be used as one: to the end of the allocation, or of mappings side by side. */
+size_t room_at(uintptr_t address);
+
+/* virtual.c */
+
+typedef struct Block Block;
+
+/* A mapping of the block has ended. */
+void block_unmapped(Block *block);
 
 /* zones.c */
 

@@ -18,16 +18,19 @@ enum { REGION_SHIFT = 40 };
 
 enum { N_REGIONS = MAX_DEVICES + 1 };
 
-static const size_t region_size = (size_t)1 << REGION_SHIFT;
 static size_t cursors[N_REGIONS];
 
-static uintptr_t region_start(int region) {
+size_t region_size(void) {
+    return (size_t)1 << REGION_SHIFT;
+}
+
+uintptr_t region_start(int region) {
     return BASE + ((uintptr_t)region << REGION_SHIFT);
 }
 
 static bool reserve(uintptr_t address) {
     int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE;
-    return mmap((void *)address, region_size, PROT_NONE, flags, -1, 0) == (void *)address;
+    return mmap((void *)address, region_size(), PROT_NONE, flags, -1, 0) == (void *)address;
 }
 
 bool ranges_open(void) {
@@ -43,7 +46,7 @@ bool ranges_open(void) {
 }
 
 bool is_device_address(uintptr_t address) {
-    return address >= BASE && address - BASE < N_REGIONS * region_size;
+    return address >= BASE && address - BASE < N_REGIONS * region_size();
 }
 
 uintptr_t range_bytes(uintptr_t address) {
@@ -58,7 +61,7 @@ uintptr_t range_take(int region, size_t size, size_t alignment) {
     size_t need = round_up(size, PAGE) + PAGE;
     for (int rounds = 0; rounds < 2;) {
         size_t start = round_up(cursors[region], alignment);
-        if (start + need > region_size || start + need < start) {
+        if (start + need > region_size() || start + need < start) {
             cursors[region] = 0;
             rounds++;
             continue;

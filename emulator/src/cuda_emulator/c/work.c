@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "beacon.h"
 #include "exec.h"
 #include "guard.h"
 #include "kernel.h"
@@ -12,7 +13,7 @@
 
 static const char *const kind_names[N_WORK_KINDS] = {
     [WORK_MARK] = "mark", [WORK_COPY] = "copy", [WORK_FILL] = "fill", [WORK_KERNEL] = "kernel", [WORK_HOST] = "host",
-    [WORK_ALLOC] = "alloc", [WORK_FREE] = "free", [WORK_GRAPH] = "graph"};
+    [WORK_ALLOC] = "alloc", [WORK_FREE] = "free", [WORK_GRAPH] = "graph", [WORK_SIGNAL] = "signal", [WORK_AWAIT] = "await"};
 
 const char *work_kind_name(const Work *work) {
     return kind_names[work->kind];
@@ -54,7 +55,7 @@ static void *resolve(const char *what, uintptr_t address, size_t size) {
     const Allocation *allocation = allocation_at(address);
     if (!allocation && !is_device_address(address))
         return (void *)address;
-    if (!allocation || size > allocation->size - (address - allocation->address)) {
+    if (!allocation || size > room_at(address)) {
         hazard("use after free", "a %s of %zu bytes at 0x%zx met memory that was freed before it", what, size, (size_t)address);
         return NULL;
     }
@@ -144,6 +145,11 @@ CUresult work_run(const Work *work, Context *context, CUresult state) {
         return run_host(&work->host, state);
     case WORK_FREE:
         return run_free(work->allocation);
+    case WORK_SIGNAL:
+        beacon_reach(work->signal.beacon, work->signal.number);
+        return CUDA_SUCCESS;
+    case WORK_AWAIT:
+        return beacon_wait(work->signal.beacon, work->signal.number) ? CUDA_SUCCESS : CUDA_ERROR_LAUNCH_TIMEOUT;
     case WORK_GRAPH:
         return graph_run(work->graph);
     default:
@@ -174,4 +180,6 @@ void work_release(Work *work) {
         launch_drop(&work->launch);
     if (work->kind == WORK_GRAPH)
         graph_run_end(work->graph);
+    if (work->kind == WORK_SIGNAL || work->kind == WORK_AWAIT)
+        beacon_drop(work->signal.beacon);
 }

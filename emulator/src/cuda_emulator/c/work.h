@@ -17,6 +17,8 @@ typedef enum WorkKind {
     WORK_ALLOC,
     WORK_FREE,
     WORK_GRAPH,
+    WORK_SIGNAL, /* an event of several processes: its record */
+    WORK_AWAIT, /* and its wait */
     N_WORK_KINDS
 } WorkKind;
 
@@ -68,6 +70,10 @@ typedef struct Work {
         HostCall host;
         Allocation *allocation; /* to free */
         struct GraphRun *graph;
+        struct Signal {
+            struct Beacon *beacon;
+            uint32_t number;
+        } signal;
     };
 } Work;
 
