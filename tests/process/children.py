@@ -31,12 +31,17 @@ def in_fork(function: Callable[[], object]) -> None:
     tracing, in_threads = sys.gettrace(), threading.gettrace()
     sys.settrace(None)
     threading.settrace(None)
-    pid = os.fork()
-    if pid == 0:
-        _run_and_leave(function, writing)
-    sys.settrace(tracing)
-    threading.settrace(in_threads)
-    os.close(writing)
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _run_and_leave(function, writing)
+    except OSError:  # no memory for a child
+        os.close(reading)
+        raise
+    finally:
+        sys.settrace(tracing)
+        threading.settrace(in_threads)
+        os.close(writing)
     try:
         ready, _, _ = select.select([reading], [], [], TIMEOUT)
         if not ready:

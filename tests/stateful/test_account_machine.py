@@ -277,6 +277,7 @@ class AccountMachine(RuleBasedStateMachine):
             self.remove_handlers()
             self.the_account_says_what_the_model_says()
             assert [tenant.account.live for tenant in self.all] == [0] * len(self.all)
+            self.ctx.memory.trim()  # a few GiB that stay mapped, though untouched, and no process as large can fork
             self.ctx.close()
             self.injected.__exit__(None, None, None)
             self.simulated.__exit__(None, None, None)

@@ -13,6 +13,7 @@ import tazza as tz
 from tazza.core import timeline as module
 from tazza.core.timeline import Series, Slice, Timeline, Usage
 from tazza.hot import Account, Operation, emit, point
+from tests.process.children import in_fork
 
 
 @contextmanager
@@ -277,13 +278,13 @@ def test_nothing_is_held_alive() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_is_not_recorded() -> None:
-    timeline = Timeline(100)
-    timeline.start()
-    timeline._lock.acquire()  # as if another thread were inside at the fork
-    child = os.fork()
-    if child == 0:
-        emit(Operation("oom"))
-        os._exit(0 if not timeline.instants and timeline.stop() is False else 1)
-    timeline._lock.release()
-    assert os.waitpid(child, 0)[1] == 0
-    assert timeline.stop() is True
+    with recorded() as timeline:
+
+        def child() -> None:
+            emit(Operation("oom"))
+            assert not timeline.instants
+            assert timeline.stop() is False
+
+        with timeline._lock:  # as if another thread were inside at the fork
+            in_fork(child)
+        assert timeline.stop() is True
