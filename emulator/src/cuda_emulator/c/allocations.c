@@ -1,7 +1,7 @@
 /* The allocations, in a tree ordered by address.
  *
  *     block                address                    address + size            block + block_size
- *     | red zone, 512 bytes | the client's bytes ...   | red zone to the page's end | guard page
+ *     | red zone, 512 bytes | the client's bytes ...   | red zone to the page's end | nothing, 64 KiB
  *
  * An allocation's record lives as long as it stands in the tree: operations name memory by address and look it up when their turn
  * comes, so that one which comes too late finds nothing there. */

@@ -54,7 +54,7 @@ uintptr_t region_start(int region);
 size_t region_size(void);
 bool is_device_address(uintptr_t address);
 
-/* Addresses that nobody uses, a guard page after them; 0: none left. */
+/* Addresses that nobody uses, some that nobody gets after them; 0: none left. */
 uintptr_t range_take(int region, size_t size, size_t alignment);
 
 /* Where this process reaches the bytes of an address in a region. */

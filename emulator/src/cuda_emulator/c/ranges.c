@@ -16,7 +16,8 @@ enum { REGION_SHIFT = 40 };
 #define SHADOW 0x200000000000u
 #endif
 
-enum { N_REGIONS = MAX_DEVICES + 1 };
+/* Bytes behind each allocation that nobody gets. */
+enum { N_REGIONS = MAX_DEVICES + 1, GUARD = 64 << 10 };
 
 static size_t cursors[N_REGIONS];
 
@@ -58,7 +59,7 @@ uintptr_t address_of_bytes(uintptr_t bytes) {
 }
 
 uintptr_t range_take(int region, size_t size, size_t alignment) {
-    size_t need = round_up(size, PAGE) + PAGE;
+    size_t need = round_up(size, PAGE) + GUARD;
     for (int rounds = 0; rounds < 2;) {
         size_t start = round_up(cursors[region], alignment);
         if (start + need > region_size() || start + need < start) {
@@ -72,7 +73,7 @@ uintptr_t range_take(int region, size_t size, size_t alignment) {
             cursors[region] = start + need;
             return address;
         }
-        cursors[region] = round_up(obstacle->block + obstacle->block_size + PAGE - region_start(region), PAGE);
+        cursors[region] = round_up(obstacle->block + obstacle->block_size + GUARD - region_start(region), PAGE);
     }
     return 0;
 }
