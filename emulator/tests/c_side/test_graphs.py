@@ -157,7 +157,11 @@ def memory() -> None:
     ok(driver.cuStreamSynchronize(on))
     used = driver.CUgraphMem_attribute.CU_GRAPH_MEM_ATTR_USED_MEM_CURRENT
     reserved = driver.CUgraphMem_attribute.CU_GRAPH_MEM_ATTR_RESERVED_MEM_CURRENT
-    assert int(ok(driver.cuDeviceGetGraphMemAttribute(0, used))) == 0 < int(ok(driver.cuDeviceGetGraphMemAttribute(0, reserved)))
+    assert (
+        int(ok(driver.cuDeviceGetGraphMemAttribute(0, used)))
+        == 0
+        < int(ok(driver.cuDeviceGetGraphMemAttribute(0, reserved)))
+    )
     ok(driver.cuDeviceGraphMemTrim(0))
     assert int(ok(driver.cuDeviceGetGraphMemAttribute(0, reserved))) == 0
     ok(driver.cuGraphExecDestroy(executable))

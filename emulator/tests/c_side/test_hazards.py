@@ -285,5 +285,3 @@ def leftovers() -> None:
 
 def test_what_lives_is_counted(child: Child) -> None:
     child(leftovers)
-
-
