@@ -11,7 +11,7 @@ from cuda.bindings import driver
 from programs import Child, context, hazards, live, ok, read, stream
 
 N_THREADS, N_DEVICES = 8, 4
-N_OPERATIONS = int(os.environ.get("CUDA_EMULATOR_STRESS", "4000"))  # of each thread
+N_OPERATIONS = int(os.environ.get("CUDA_EMULATOR_TEST_OPERATIONS", "4000"))  # of each thread
 
 
 class Worker:
