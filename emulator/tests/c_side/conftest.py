@@ -13,6 +13,10 @@ FOLDER = Path(__file__).parent
 sys.path.insert(0, str(FOLDER))
 pytest.importorskip("cuda.bindings")
 
+# With CUDA_EMULATOR_CFLAGS=-fsanitize=..., the path of that sanitizer's library.
+PRELOAD = "CUDA_EMULATOR_TEST_PRELOAD"
+KEPT = {"CUDA_EMULATOR_CACHE", "CUDA_EMULATOR_CFLAGS", "CUDA_EMULATOR_TEST_OPERATIONS", PRELOAD}
+
 Program = Callable[[], None]
 Child = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -32,17 +36,10 @@ def child() -> Child:
 
     def run(program: Program, returncode: int = 0, **settings: object) -> subprocess.CompletedProcess[str]:
         paths = [str(FOLDER), str(FOLDER.parents[1] / "src")]
-        code = _CHILD.format(
-            paths=paths,
-            settings=json.dumps(settings),
-            module=program.__module__.rpartition(".")[2],
-            name=program.__name__,
-        )
-        settings_of_others = {name for name in os.environ if name.startswith("CUDA_EMULATOR_")} - {
-            "CUDA_EMULATOR_CACHE",
-            "CUDA_EMULATOR_CFLAGS",
-        }
-        environ = {name: value for name, value in os.environ.items() if name not in settings_of_others}
+        code = _CHILD.format(paths=paths, settings=json.dumps(settings), module=program.__module__.rpartition(".")[2], name=program.__name__)
+        environ = {name: value for name, value in os.environ.items() if name in KEPT or not name.startswith("CUDA_EMULATOR_")}
+        if PRELOAD in environ:
+            environ["LD_PRELOAD"] = environ[PRELOAD]
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environ)
         assert done.returncode == returncode, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done

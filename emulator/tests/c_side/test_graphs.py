@@ -157,11 +157,7 @@ def memory() -> None:
     ok(driver.cuStreamSynchronize(on))
     used = driver.CUgraphMem_attribute.CU_GRAPH_MEM_ATTR_USED_MEM_CURRENT
     reserved = driver.CUgraphMem_attribute.CU_GRAPH_MEM_ATTR_RESERVED_MEM_CURRENT
-    assert (
-        int(ok(driver.cuDeviceGetGraphMemAttribute(0, used)))
-        == 0
-        < int(ok(driver.cuDeviceGetGraphMemAttribute(0, reserved)))
-    )
+    assert int(ok(driver.cuDeviceGetGraphMemAttribute(0, used))) == 0 < int(ok(driver.cuDeviceGetGraphMemAttribute(0, reserved)))
     ok(driver.cuDeviceGraphMemTrim(0))
     assert int(ok(driver.cuDeviceGetGraphMemAttribute(0, reserved))) == 0
     ok(driver.cuGraphExecDestroy(executable))
@@ -269,3 +265,28 @@ def user_objects() -> None:
 
 def test_user_objects_end_with_the_last_graph(child: Child) -> None:
     child(user_objects)
+
+
+def freed_and_launched_again() -> None:
+    """All submitted while nothing runs: the order of the calls is what counts."""
+    from test_order import _hold
+
+    context()
+    on, gate, target = stream(), threading.Event(), pinned(2)
+    begin(on)
+    data = int(ok(driver.cuMemAllocAsync(1, on)))
+    ok(driver.cuMemsetD8Async(data, 5, 1, on))
+    executable = ok(driver.cuGraphInstantiate(ok(driver.cuStreamEndCapture(on)), 0))
+    ok(driver.cuLaunchHostFunc(on, _hold(gate), 0))
+    for i in range(2):
+        ok(driver.cuGraphLaunch(executable, on))
+        ok(driver.cuMemcpyDtoHAsync(ctypes.addressof(target) + i, data, 1, on))
+        ok(driver.cuMemFreeAsync(data, on))
+        fails(driver.cuMemFreeAsync(data, on), "INVALID_VALUE")
+    gate.set()
+    ok(driver.cuStreamSynchronize(on))
+    assert bytes(target) == b"\5\5"
+
+
+def test_memory_of_a_graph_freed_and_launched_again(child: Child) -> None:
+    child(freed_and_launched_again)

@@ -285,3 +285,5 @@ def leftovers() -> None:
 
 def test_what_lives_is_counted(child: Child) -> None:
     child(leftovers)
+
+

@@ -155,9 +155,7 @@ def host_kinds() -> None:
     kind = driver.CUmemorytype
     device = int(ok(driver.cuMemAlloc(64)))
     pin = ctypes.addressof(pinned(64))
-    found = [
-        ok(driver.cuPointerGetAttribute(attribute.CU_POINTER_ATTRIBUTE_MEMORY_TYPE, x)) for x in (device, managed, pin)
-    ]
+    found = [ok(driver.cuPointerGetAttribute(attribute.CU_POINTER_ATTRIBUTE_MEMORY_TYPE, x)) for x in (device, managed, pin)]
     assert [int(x) for x in found] == [int(kind.CU_MEMORYTYPE_DEVICE)] * 2 + [int(kind.CU_MEMORYTYPE_HOST)]
     fails(driver.cuPointerGetAttribute(attribute.CU_POINTER_ATTRIBUTE_MEMORY_TYPE, address), "INVALID_VALUE")
     assert [int(x) for x in ok(driver.cuMemGetAddressRange(device + 5))] == [device, 64]

@@ -67,16 +67,7 @@ class RandomProgram:
         self.staging = pinned(4 * WORDS)
 
     def run(self, steps: int) -> None:
-        actions = [
-            self.fill,
-            self.copy,
-            self.kernel,
-            self.change,
-            self.upload,
-            self.scratch,
-            self.check,
-            self.host_wait,
-        ]
+        actions = [self.fill, self.copy, self.kernel, self.change, self.upload, self.scratch, self.check, self.host_wait]
         for _ in range(steps):
             self.random.choice(actions)()
         for slot in self.slots:

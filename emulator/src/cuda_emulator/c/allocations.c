@@ -119,7 +119,7 @@ void allocation_release(Allocation *allocation) {
         return;
     }
     allocation->asleep = true;
-    allocation->taken = allocation->leaving = false;
+    allocation->leaving = false;
     record_drop(allocation->freed);
     allocation->freed = NULL;
 }

@@ -70,7 +70,7 @@ CUresult emulated_cuDeviceGetAttribute(int *value, CUdevice_attribute attribute,
     if (attribute == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)
         *value = settings.compute_minor;
     if (attribute == CU_DEVICE_ATTRIBUTE_PCI_BUS_ID)
-        *value = device + 1;
+        *value = devices[device].physical + 1;
     for (size_t i = 0; i < sizeof table / sizeof *table; i++)
         if (table[i].name == attribute)
             *value = table[i].value;

@@ -129,11 +129,12 @@ uint64_t call_count(int index) {
 CUresult emulated_cuInit(unsigned int flags) {
     if (flags)
         return CUDA_ERROR_INVALID_VALUE;
-    if (!open) {
-        if (!ranges_open())
-            return CUDA_ERROR_OPERATING_SYSTEM;
-        devices_open();
-        open = true;
-    }
+    if (open)
+        return CUDA_SUCCESS;
+    if (!devices_open())
+        return CUDA_ERROR_NO_DEVICE;
+    if (!ranges_open())
+        return CUDA_ERROR_OPERATING_SYSTEM;
+    open = true;
     return CUDA_SUCCESS;
 }

@@ -9,6 +9,7 @@ typedef struct Pool Pool;
 
 typedef struct Device {
     int ordinal;
+    int physical; /* its ordinal where all devices are visible */
     size_t total; /* bytes */
     size_t used; /* bytes, what pools hold in reserve included */
     Context *primary;
@@ -42,7 +43,13 @@ Context *contexts_first(void);
 
 /* NULL where there is no such device. */
 Device *device_at(CUdevice ordinal);
-void devices_open(void);
+bool devices_open(void); /* false: none is visible */
+
+/* visible.c: fills in the physical ordinals of the visible devices and returns how many they are; and how a device is named. */
+enum { UUID_TEXT = 41 };
+int visible_devices(int *physical);
+void uuid_bytes(int physical, char *bytes);
+void uuid_text(int physical, char *text);
 
 /* Counts memory of the device; CUDA_ERROR_OUT_OF_MEMORY when it has not so much left. */
 CUresult device_charge(Device *device, size_t bytes);

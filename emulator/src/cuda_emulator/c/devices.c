@@ -1,6 +1,5 @@
 /* The devices: how many, how much memory, and what the driver says about them. */
 #include <stdio.h>
-#include <string.h>
 
 #include "context.h"
 #include "pool.h"
@@ -11,14 +10,31 @@ Device *device_at(CUdevice ordinal) {
     return ordinal >= 0 && ordinal < settings.devices ? &devices[ordinal] : NULL;
 }
 
-void devices_open(void) {
-    for (int i = 0; i < settings.devices; i++) {
+/* The settings that are one for each device are told for all of them; from here on they are those of the visible ones. */
+static void select_settings(const int *physical, int n) {
+    Settings all = settings;
+    settings.devices = n;
+    for (int i = 0; i < n; i++) {
+        settings.memory[i] = all.memory[physical[i]];
+        settings.peers[i] = 0;
+        for (int j = 0; j < n; j++)
+            settings.peers[i] |= (all.peers[physical[i]] >> physical[j] & 1) << j;
+    }
+}
+
+bool devices_open(void) {
+    int physical[MAX_DEVICES];
+    int n = visible_devices(physical);
+    select_settings(physical, n);
+    for (int i = 0; i < n; i++) {
         Device *device = &devices[i];
         device->ordinal = i;
+        device->physical = physical[i];
         device->total = settings.memory[i];
         device->primary = context_new(device);
         device->default_pool = device->pool = pool_default(CU_MEM_LOCATION_TYPE_DEVICE, i, CU_MEM_ALLOCATION_TYPE_PINNED);
     }
+    return n;
 }
 
 CUresult device_charge(Device *device, size_t bytes) {
@@ -67,15 +83,13 @@ CUresult emulated_cuDeviceGetName(char *name, int length, CUdevice device) {
     return CUDA_SUCCESS;
 }
 
-/* The same for the same ordinal in every process, so that processes can name a device to each other. */
+/* The same for the same device in every process, so that processes can name a device to each other. */
 CUresult emulated_cuDeviceGetUuid_v2(CUuuid *uuid, CUdevice device) {
     if (!uuid)
         return CUDA_ERROR_INVALID_VALUE;
     if (!device_at(device))
         return CUDA_ERROR_INVALID_DEVICE;
-    memcpy(uuid->bytes, "cuda-emulator-", 14);
-    uuid->bytes[14] = 0;
-    uuid->bytes[15] = (char)device;
+    uuid_bytes(devices[device].physical, uuid->bytes);
     return CUDA_SUCCESS;
 }
 
@@ -112,7 +126,7 @@ CUresult emulated_cuDeviceGetPCIBusId(char *id, int length, CUdevice device) {
         return CUDA_ERROR_INVALID_VALUE;
     if (!device_at(device))
         return CUDA_ERROR_INVALID_DEVICE;
-    snprintf(id, (size_t)length, "0000:%02X:00.0", device + 1);
+    snprintf(id, (size_t)length, "0000:%02X:00.0", devices[device].physical + 1);
     return CUDA_SUCCESS;
 }
 
@@ -120,10 +134,14 @@ CUresult emulated_cuDeviceGetByPCIBusId(CUdevice *device, const char *id) {
     unsigned domain, bus, slot;
     if (!device || !id)
         return CUDA_ERROR_INVALID_VALUE;
-    if (sscanf(id, "%x:%x:%x", &domain, &bus, &slot) != 3 || domain || slot || !device_at((int)bus - 1))
+    if (sscanf(id, "%x:%x:%x", &domain, &bus, &slot) != 3 || domain || slot)
         return CUDA_ERROR_INVALID_DEVICE;
-    *device = (int)bus - 1;
-    return CUDA_SUCCESS;
+    for (int i = 0; i < settings.devices; i++)
+        if (devices[i].physical == (int)bus - 1) {
+            *device = i;
+            return CUDA_SUCCESS;
+        }
+    return CUDA_ERROR_INVALID_DEVICE;
 }
 
 CUresult emulated_cuDeviceGetExecAffinitySupport(int *supported, CUexecAffinityType type, CUdevice device) {

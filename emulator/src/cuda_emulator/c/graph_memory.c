@@ -1,6 +1,7 @@
 /* Memory that graphs allocate. Its address is fixed when the node is made and belongs to the node, the executable graphs made of it and
- * their launches (`owners`); the memory behind it is there (`awake`) from the turn of the allocating node until it is freed, by a node or by
- * cuMemFreeAsync. Used at another time it is not there: the record stays in the tree, asleep. */
+ * their launches (`owners`); the memory behind it is there (`asleep` is false) from the turn of the allocating node until it is freed, by a node or by
+ * cuMemFreeAsync. Used at another time it is not there: the record stays in the tree, asleep. `taken` says the same in the order of calls: from
+ * the call that launches the graph to the call that frees. */
 #include "call.h"
 #include "graph.h"
 #include "report.h"
@@ -83,6 +84,7 @@ CUresult graph_memory_launch(CUdeviceptr address, bool free_first) {
         allocation->charged = bytes;
     }
     allocation->taken = true;
+    allocation->leaving = false; /* its free is submitted, but this launch comes behind it */
     Sum sum = sum_of(allocation->device);
     int ordinal = allocation->device->ordinal;
     most_used[ordinal] = sum.used > most_used[ordinal] ? sum.used : most_used[ordinal];

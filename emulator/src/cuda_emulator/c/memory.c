@@ -57,6 +57,7 @@ static CUresult end_after_work(uintptr_t address) {
     if (!allocation)
         return CUDA_ERROR_INVALID_VALUE;
     call_note("bytes", allocation->size);
+    allocation->taken = false;
     allocation_release(allocation);
     return context ? context_state(context) : CUDA_SUCCESS;
 }

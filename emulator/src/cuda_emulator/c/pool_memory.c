@@ -155,6 +155,7 @@ static CUresult refuse_free(CUdeviceptr address, const Allocation *allocation) {
 
 static void leave(Allocation *allocation, const Stream *stream, Record *freed) {
     allocation->leaving = true;
+    allocation->taken = false;
     for (Allocation **end = allocation->pool ? &allocation->pool->leaving : NULL; end; end = *end ? &(*end)->next_leaving : NULL)
         if (!*end) {
             *end = allocation;

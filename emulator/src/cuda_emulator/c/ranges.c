@@ -7,9 +7,9 @@
 #include "memory.h"
 
 #if defined(__SANITIZE_THREAD__) /* which leaves little of the address space to the program */
-enum { REGION_SHIFT = 34 };
+enum { REGION_SHIFT = 33 };
 #define BASE 0x1000000000u
-#define SHADOW 0x4800000000u
+#define SHADOW 0x2400000000u
 #else
 enum { REGION_SHIFT = 40 };
 #define BASE 0x200000000000u
