@@ -1,4 +1,4 @@
-"""Numba's arrays, streams and events. A function under @cuda.jit is code for a GPU and cannot run here; all else can."""
+"""Numba's arrays and streams. A function under @cuda.jit is code for a GPU and cannot run here; the rest can."""
 
 import numpy as np
 import pytest

@@ -1,14 +1,11 @@
 """What the emulator finds out about the pipeline: its order, its memory, its behaviour when the driver fails."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 from cuda.core import Device, Kernel, ObjectCode
+from pipeline import scaled
 
 from cuda_emulator import Emulator, compile_kernels
-
-from pipeline import scaled
 
 SCALE = 'extern "C" __global__ void scale(float *x, float factor) { x[threadIdx.x] *= factor; }'
 
@@ -16,9 +13,9 @@ CHUNKS = [np.arange(i, i + 256, dtype=np.float32) for i in range(16)]
 
 
 @pytest.fixture
-def kernel() -> Iterator[Kernel]:
+def kernel() -> Kernel:
     Device(0).set_current()
-    yield ObjectCode.from_cubin(compile_kernels(SCALE)).get_kernel("scale")
+    return ObjectCode.from_cubin(compile_kernels(SCALE)).get_kernel("scale")
 
 
 def test_it_is_right(kernel: Kernel) -> None:

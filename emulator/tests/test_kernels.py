@@ -1,4 +1,4 @@
-"""Kernels compiled by the host: what CUDA's words mean and what is refused. Run through the image's ABI, without a driver."""
+"""Kernels compiled by the host: what CUDA's words mean, and what is refused. Run through the ABI of the image."""
 
 import ctypes
 from collections.abc import Callable

@@ -83,10 +83,12 @@ def test_is_clean():
 
 def test_writes_too_far():
     Device(0).set_current()
-    buffer = Device(0).allocate(1000)
+    buffer = Device(0).allocate(1000, stream=Device(0).default_stream)
     image = compile_kernels('extern "C" __global__ void write(char *to) { to[1000] = 0; }')
-    launch(Device(0).default_stream, LaunchConfig(1, 1), ObjectCode.from_cubin(image).get_kernel("write"), buffer)
+    kernel = ObjectCode.from_cubin(image).get_kernel("write")
+    launch(Device(0).default_stream, LaunchConfig(grid=1, block=1), kernel, buffer)
     buffer.close()
+    Device(0).default_stream.sync()
 """
 
 
@@ -96,5 +98,5 @@ def test_what_a_test_leaves_behind_is_reported_when_asked(pytester: pytest.Pytes
     result = pytester.runpytest_subprocess("--cuda-emulator", "--cuda-strict")
     result.assert_outcomes(passed=3, errors=2)
     result.stdout.fnmatch_lines(
-        ["1000 bytes of device, pinned or managed memory were allocated and not freed", "red zone*"]
+        ["1000 bytes of device, pinned or managed memory were allocated and not freed", "out of bounds: *"]
     )

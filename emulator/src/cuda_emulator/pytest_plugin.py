@@ -99,7 +99,7 @@ def cuda_emulator() -> Emulator:
 
 
 def _kept(emulator: Emulator) -> int:
-    """Bytes allocated whose free was not even submitted. What the host registered and what modules have is not counted."""
+    """Bytes whose free was not even submitted. What the host registered and what modules brought is not counted."""
     gc.collect()
     allocations = emulator.report()["allocations"]
     counted = [one for one in allocations if one["place"] not in ("registered", "global") and not one["leaving"]]
