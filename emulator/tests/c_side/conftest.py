@@ -36,8 +36,15 @@ def child() -> Child:
 
     def run(program: Program, returncode: int = 0, **settings: object) -> subprocess.CompletedProcess[str]:
         paths = [str(FOLDER), str(FOLDER.parents[1] / "src")]
-        code = _CHILD.format(paths=paths, settings=json.dumps(settings), module=program.__module__.rpartition(".")[2], name=program.__name__)
-        environ = {name: value for name, value in os.environ.items() if name in KEPT or not name.startswith("CUDA_EMULATOR_")}
+        code = _CHILD.format(
+            paths=paths,
+            settings=json.dumps(settings),
+            module=program.__module__.rpartition(".")[2],
+            name=program.__name__,
+        )
+        environ = {
+            name: value for name, value in os.environ.items() if name in KEPT or not name.startswith("CUDA_EMULATOR_")
+        }
         if PRELOAD in environ:
             environ["LD_PRELOAD"] = environ[PRELOAD]
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environ)

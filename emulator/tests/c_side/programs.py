@@ -2,10 +2,12 @@
 
 import ctypes
 import subprocess
+import threading
 from collections.abc import Callable
 from typing import Any
 
 from cuda.bindings import driver
+
 from cuda_emulator import started
 from cuda_emulator.kernels import compile_kernels
 
@@ -99,3 +101,14 @@ def live() -> tuple[int, int]:
     emulator = started()
     assert emulator is not None
     return emulator.live_bytes(), emulator.live_objects()
+
+
+HOST = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_kept: list[Any] = []
+
+
+def hold(gate: threading.Event) -> Any:
+    """A host function that waits until the gate is open."""
+    function = HOST(lambda _: gate.wait(30) and None)
+    _kept.append(function)
+    return driver.CUhostFn(ctypes.cast(function, ctypes.c_void_p).value)

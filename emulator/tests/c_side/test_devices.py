@@ -27,7 +27,9 @@ def visible() -> None:
         ("GPU-63756461-2d65-6d75-6c61-746f722d0001,0", "1 0", "2 1", "0 0"),
     ],
 )
-def test_visible_devices(child: Child, monkeypatch: pytest.MonkeyPatch, mask: str | None, devices: str, memory: str, peers: str) -> None:
+def test_visible_devices(
+    child: Child, monkeypatch: pytest.MonkeyPatch, mask: str | None, devices: str, memory: str, peers: str
+) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if mask:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", mask)

@@ -5,8 +5,9 @@ import json
 from pathlib import Path
 
 from cuda.bindings import driver
-from cuda_emulator import started
 from programs import Child, context, fails, kernels, launch, ok, read, stream
+
+from cuda_emulator import started
 
 INT, LONG = ctypes.c_int, ctypes.c_long
 
@@ -95,7 +96,9 @@ def test_a_trace_has_calls_and_operations(child: Child, tmp_path: Path) -> None:
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     calls = [line for line in lines if "call" in line]
     (fill,) = [line for line in lines if line.get("operation") == "fill"]
-    assert fill["bytes"] == 40 and fill["queued"] <= fill["start"] <= fill["end"] and fill["result"] == 0
+    assert fill["bytes"] == 40
+    assert fill["queued"] <= fill["start"] <= fill["end"]
+    assert fill["result"] == 0
     allocations = [line for line in calls if line["call"] == "cuMemAlloc_v2"]
     assert [(line["result"], line.get("bytes")) for line in allocations] == [(0, 40), (1, None)]
     assert all(line["start"] <= line["end"] for line in calls)

@@ -5,7 +5,7 @@ import threading
 from typing import Any
 
 from cuda.bindings import driver
-from programs import Child, context, event, fails, kernels, launch, live, ok, pinned, read, stream
+from programs import Child, context, event, fails, hold, kernels, launch, live, ok, pinned, read, stream
 
 INT, UINT = ctypes.c_int, ctypes.c_uint
 AFFINE = (None, INT, INT, UINT)
@@ -39,7 +39,7 @@ def diamond() -> None:
     launch(add, one, (a, b, c, 16), (None, None, None, UINT), 16)
     graph = ok(driver.cuStreamEndCapture(one))
     assert ok(driver.cuStreamIsCapturing(two)) == driver.CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_NONE
-    nodes, count = ok(driver.cuGraphGetNodes(graph, 20))
+    _nodes, count = ok(driver.cuGraphGetNodes(graph, 20))
     assert count == 7
     executable = ok(driver.cuGraphInstantiate(graph, 0))
     ok(driver.cuGraphDestroy(graph))
@@ -152,12 +152,17 @@ def memory() -> None:
         ok(driver.cuGraphLaunch(executable, on))
         fails(driver.cuGraphLaunch(executable, on), "INVALID_VALUE")  # `outer` is still there
         ok(driver.cuStreamSynchronize(on))
-        assert bytes(target) == b"\5\0\0\0" and read(outer, 4) == b"\6\0\0\0"
+        assert bytes(target) == b"\5\0\0\0"
+        assert read(outer, 4) == b"\6\0\0\0"
         ok(driver.cuMemFreeAsync(outer, on))
     ok(driver.cuStreamSynchronize(on))
     used = driver.CUgraphMem_attribute.CU_GRAPH_MEM_ATTR_USED_MEM_CURRENT
     reserved = driver.CUgraphMem_attribute.CU_GRAPH_MEM_ATTR_RESERVED_MEM_CURRENT
-    assert int(ok(driver.cuDeviceGetGraphMemAttribute(0, used))) == 0 < int(ok(driver.cuDeviceGetGraphMemAttribute(0, reserved)))
+    assert (
+        int(ok(driver.cuDeviceGetGraphMemAttribute(0, used)))
+        == 0
+        < int(ok(driver.cuDeviceGetGraphMemAttribute(0, reserved)))
+    )
     ok(driver.cuDeviceGraphMemTrim(0))
     assert int(ok(driver.cuDeviceGetGraphMemAttribute(0, reserved))) == 0
     ok(driver.cuGraphExecDestroy(executable))
@@ -223,12 +228,10 @@ def recorded_and_waited() -> None:
     on, other = stream(), stream()
     data = int(ok(driver.cuMemAlloc(1)))
     gate = threading.Event()
-    from test_order import _hold
-
     made = event()
     graph = ok(driver.cuGraphCreate(0))
     host = driver.CUDA_HOST_NODE_PARAMS()
-    host.fn = _hold(gate)
+    host.fn = hold(gate)
     first = ok(driver.cuGraphAddHostNode(graph, [], 0, host))
     fill = driver.CUDA_MEMSET_NODE_PARAMS()
     fill.dst, fill.elementSize, fill.width, fill.height, fill.value = data, 1, 1, 1, 8
@@ -269,15 +272,13 @@ def test_user_objects_end_with_the_last_graph(child: Child) -> None:
 
 def freed_and_launched_again() -> None:
     """All submitted while nothing runs: the order of the calls is what counts."""
-    from test_order import _hold
-
     context()
     on, gate, target = stream(), threading.Event(), pinned(2)
     begin(on)
     data = int(ok(driver.cuMemAllocAsync(1, on)))
     ok(driver.cuMemsetD8Async(data, 5, 1, on))
     executable = ok(driver.cuGraphInstantiate(ok(driver.cuStreamEndCapture(on)), 0))
-    ok(driver.cuLaunchHostFunc(on, _hold(gate), 0))
+    ok(driver.cuLaunchHostFunc(on, hold(gate), 0))
     for i in range(2):
         ok(driver.cuGraphLaunch(executable, on))
         ok(driver.cuMemcpyDtoHAsync(ctypes.addressof(target) + i, data, 1, on))

@@ -4,8 +4,7 @@ import ctypes
 import threading
 
 from cuda.bindings import driver
-from programs import Child, context, event, fails, kernels, launch, live, ok, pinned, read, stream
-from test_order import _hold
+from programs import Child, context, event, fails, hold, kernels, launch, live, ok, pinned, read, stream
 
 MIB = 1 << 20
 
@@ -34,7 +33,7 @@ def pool_reuse() -> None:
     gate = threading.Event()
     one, two = stream(), stream()
     first = int(ok(driver.cuMemAllocAsync(6 * MIB, one)))
-    ok(driver.cuLaunchHostFunc(one, _hold(gate), 0))
+    ok(driver.cuLaunchHostFunc(one, hold(gate), 0))
     ok(driver.cuMemFreeAsync(first, one))
     second = int(ok(driver.cuMemAllocAsync(6 * MIB, one)))  # behind the free, in the same stream
     ok(driver.cuMemFreeAsync(second, one))
@@ -46,7 +45,8 @@ def pool_reuse() -> None:
     ok(driver.cuMemFreeAsync(third, two))
     ok(driver.cuStreamSynchronize(two))
     ok(driver.cuStreamSynchronize(one))
-    assert live()[0] == 0 and ok(driver.cuMemGetInfo())[0] == 8 * MIB
+    assert live()[0] == 0
+    assert ok(driver.cuMemGetInfo())[0] == 8 * MIB
 
 
 def test_memory_is_reused_in_the_order_of_streams(child: Child) -> None:
@@ -61,7 +61,7 @@ def no_dependencies() -> None:
     ok(driver.cuMemPoolSetAttribute(pool, attribute, 0))
     one, two = stream(), stream()
     first = int(ok(driver.cuMemAllocAsync(6 * MIB, one)))
-    ok(driver.cuLaunchHostFunc(one, _hold(gate), 0))
+    ok(driver.cuLaunchHostFunc(one, hold(gate), 0))
     ok(driver.cuMemFreeAsync(first, one))
     fails(driver.cuMemAllocAsync(6 * MIB, two), "OUT_OF_MEMORY")
     gate.set()
@@ -136,7 +136,7 @@ def host_kinds() -> None:
     (affine,) = kernels("affine")
     managed = int(ok(driver.cuMemAllocManaged(64, driver.CUmemAttach_flags.CU_MEM_ATTACH_GLOBAL.value)))
     words = (ctypes.c_int * 16).from_address(managed)
-    words[:] = range(16)
+    words[:] = list(range(16))
     types = (None, ctypes.c_int, ctypes.c_int, ctypes.c_uint)
     launch(affine, 0, (managed, 2, 1, 16), types, 16)
     ok(driver.cuCtxSynchronize())
@@ -155,7 +155,9 @@ def host_kinds() -> None:
     kind = driver.CUmemorytype
     device = int(ok(driver.cuMemAlloc(64)))
     pin = ctypes.addressof(pinned(64))
-    found = [ok(driver.cuPointerGetAttribute(attribute.CU_POINTER_ATTRIBUTE_MEMORY_TYPE, x)) for x in (device, managed, pin)]
+    found = [
+        ok(driver.cuPointerGetAttribute(attribute.CU_POINTER_ATTRIBUTE_MEMORY_TYPE, x)) for x in (device, managed, pin)
+    ]
     assert [int(x) for x in found] == [int(kind.CU_MEMORYTYPE_DEVICE)] * 2 + [int(kind.CU_MEMORYTYPE_HOST)]
     fails(driver.cuPointerGetAttribute(attribute.CU_POINTER_ATTRIBUTE_MEMORY_TYPE, address), "INVALID_VALUE")
     assert [int(x) for x in ok(driver.cuMemGetAddressRange(device + 5))] == [device, 64]
@@ -172,7 +174,7 @@ def asynchrony() -> None:
     data = int(ok(driver.cuMemAlloc(4)))
     source, target = pinned(4), pinned(4)
     source[:] = (ctypes.c_ubyte * 4)(1, 1, 1, 1)
-    ok(driver.cuLaunchHostFunc(on, _hold(gate), 0))
+    ok(driver.cuLaunchHostFunc(on, hold(gate), 0))
     ok(driver.cuMemcpyHtoDAsync(data, ctypes.addressof(source), 4, on))
     ok(driver.cuMemcpyDtoHAsync(ctypes.addressof(target), data, 4, on))
     source[:] = (ctypes.c_ubyte * 4)(2, 2, 2, 2)  # the copy from pinned memory has not happened yet
@@ -212,7 +214,8 @@ def boxes() -> None:
     ok(driver.cuMemcpy3D(box))
     assert target.raw == source[13:17] + source[33:37]
     ok(driver.cuMemsetD2D16(data, pitch, 0x0102, 5, 2))
-    assert read(data, 10) == b"\2\1" * 5 and read(data + 2 * pitch, 10) == source[20:30]
+    assert read(data, 10) == b"\2\1" * 5
+    assert read(data + 2 * pitch, 10) == source[20:30]
 
 
 def test_rows_and_boxes(child: Child) -> None:
@@ -269,7 +272,7 @@ def waits_for_work() -> None:
     gate = threading.Event()
     on, made = stream(), event()
     data = int(ok(driver.cuMemAlloc(64)))
-    ok(driver.cuLaunchHostFunc(on, _hold(gate), 0))
+    ok(driver.cuLaunchHostFunc(on, hold(gate), 0))
     ok(driver.cuMemsetD8Async(data, 1, 64, on))
     ok(driver.cuEventRecord(made, on))
     threading.Timer(0.05, gate.set).start()

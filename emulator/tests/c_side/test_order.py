@@ -1,8 +1,8 @@
 """Order between operations: random programs under jitter against a sequential model, and the rules one by one.
 
 The model knows for each stream, by a clock, which operations come before its next one: by the stream itself, by events
-waited for, by the legacy default stream, by the host. A random program waits for an event only where the model says that
-nothing else gives the order, so each rule that the emulator does not keep shows as wrong data.
+waited for, by the legacy default stream, by the host. A random program waits for an event only where the model says
+that nothing else gives the order, so each rule that the emulator does not keep shows as wrong data.
 """
 
 import ctypes
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from cuda.bindings import driver
-from programs import Child, context, event, fails, kernels, launch, live, ok, pinned, read, stream
+from programs import HOST, Child, context, event, fails, hold, kernels, launch, live, ok, pinned, read, stream
 
 WORDS = 16
 INT = ctypes.c_int
@@ -67,7 +67,16 @@ class RandomProgram:
         self.staging = pinned(4 * WORDS)
 
     def run(self, steps: int) -> None:
-        actions = [self.fill, self.copy, self.kernel, self.change, self.upload, self.scratch, self.check, self.host_wait]
+        actions = [
+            self.fill,
+            self.copy,
+            self.kernel,
+            self.change,
+            self.upload,
+            self.scratch,
+            self.check,
+            self.host_wait,
+        ]
         for _ in range(steps):
             self.random.choice(actions)()
         for slot in self.slots:
@@ -129,7 +138,7 @@ class RandomProgram:
         return self.random.choice(self.slots)
 
     def fill(self) -> None:
-        slot, value = self.random.choice([slot for slot in self.slots]), self.random.randrange(1 << 30)
+        slot, value = self.some(), self.random.randrange(1 << 30)
         lane = self.pick(slot)
         ok(driver.cuMemsetD32Async(slot.address, value, WORDS, lane.handle))
         slot.words = [value] * WORDS
@@ -267,7 +276,7 @@ def legacy_stream() -> None:
     context()
     gate = threading.Event()
     blocking, free = stream(blocking=True), stream()
-    ok(driver.cuLaunchHostFunc(blocking, _hold(gate), 0))
+    ok(driver.cuLaunchHostFunc(blocking, hold(gate), 0))
     ok(driver.cuMemsetD8(int(ok(driver.cuMemAlloc(1))), 1, 1))  # on the legacy stream: behind the blocking one
     fails(driver.cuStreamQuery(driver.CU_STREAM_LEGACY), "NOT_READY")
     ok(driver.cuStreamSynchronize(free))
@@ -282,17 +291,6 @@ def legacy_stream() -> None:
     ok(driver.cuStreamQuery(driver.CU_STREAM_LEGACY))
 
 
-HOST = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-_kept: list[Any] = []
-
-
-def _hold(gate: threading.Event) -> Any:
-    """A host function that waits until the gate is open."""
-    function = HOST(lambda _: gate.wait(30) and None)
-    _kept.append(function)
-    return driver.CUhostFn(ctypes.cast(function, ctypes.c_void_p).value)
-
-
 def test_the_legacy_stream_joins_blocking_streams_and_no_others(child: Child) -> None:
     child(legacy_stream)
 
@@ -304,7 +302,7 @@ def events_are_snapshots() -> None:
     made = event()
     ok(driver.cuEventRecord(made, one))
     ok(driver.cuEventSynchronize(made))
-    ok(driver.cuLaunchHostFunc(one, _hold(gate), 0))
+    ok(driver.cuLaunchHostFunc(one, hold(gate), 0))
     ok(driver.cuStreamWaitEvent(two, made, 0))  # what was recorded, not what came later
     ok(driver.cuStreamSynchronize(two))
     ok(driver.cuEventRecord(made, one))
@@ -326,7 +324,7 @@ def destroyed_with_work() -> None:
     gate = threading.Event()
     data = int(ok(driver.cuMemAlloc(1)))
     doomed = stream()
-    ok(driver.cuLaunchHostFunc(doomed, _hold(gate), 0))
+    ok(driver.cuLaunchHostFunc(doomed, hold(gate), 0))
     ok(driver.cuMemsetD8Async(data, 7, 1, doomed))
     ok(driver.cuStreamDestroy(doomed))
     fails(driver.cuStreamQuery(doomed), "INVALID_HANDLE")
@@ -359,7 +357,7 @@ def timing() -> None:
     on, first, second = stream(), event(), event()
     ok(driver.cuEventRecord(first, on))
     ok(driver.cuEventSynchronize(first))
-    ok(driver.cuLaunchHostFunc(on, _hold(gate), 0))
+    ok(driver.cuLaunchHostFunc(on, hold(gate), 0))
     ok(driver.cuEventRecord(second, on))
     fails(driver.cuEventElapsedTime(first, second), "NOT_READY")
     gate.set()
@@ -377,7 +375,7 @@ def test_elapsed_time(child: Child) -> None:
 def too_long() -> None:
     context()
     gate = threading.Event()
-    ok(driver.cuLaunchHostFunc(0, _hold(gate), 0))
+    ok(driver.cuLaunchHostFunc(0, hold(gate), 0))
     fails(driver.cuCtxSynchronize(), "UNKNOWN")
     gate.set()
     ok(driver.cuCtxSynchronize())

@@ -48,7 +48,11 @@ class Worker:
     def allocate(self) -> None:
         if len(self.blocks) > 40:
             return
-        device, size, value = self.random.randrange(N_DEVICES), self.random.randrange(1, 20_000), self.random.randrange(256)
+        device, size, value = (
+            self.random.randrange(N_DEVICES),
+            self.random.randrange(1, 20_000),
+            self.random.randrange(256),
+        )
         on = self.use(device)
         address = int(ok(driver.cuMemAllocAsync(size, on)))
         ok(driver.cuMemsetD8Async(address, value, size, on))
@@ -135,7 +139,8 @@ def mixed() -> None:
         ok(driver.cuCtxSynchronize())
         free, total = ok(driver.cuMemGetInfo())
         assert free == total
-    assert live() == (0, 0) and hazards() == []
+    assert live() == (0, 0)
+    assert hazards() == []
 
 
 @pytest.mark.parametrize("jitter_us", [0, 30])

@@ -3,8 +3,8 @@
  *     block                address                    address + size            block + block_size
  *     | red zone, 512 bytes | the client's bytes ...   | red zone to the page's end | nothing, 64 KiB
  *
- * An allocation's record lives as long as it stands in the tree: operations name memory by address and look it up when their turn
- * comes, so that one which comes too late finds nothing there. */
+ * An allocation's record lives as long as it stands in the tree: operations name memory by address and look it up when
+ * their turn comes, so that one which comes too late finds nothing there. */
 #include <search.h>
 #include <stdlib.h>
 #include <string.h>
@@ -183,10 +183,12 @@ size_t room_at(uintptr_t address) {
 
 CUresult range_check(uintptr_t address, size_t size) {
     const Allocation *allocation = allocation_at(address);
-    if (!allocation)
-        return is_device_address(address) || (size && !address) ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
-    if (allocation->leaving) {
-        hazard("use after free", "%s uses memory of %zu bytes whose free is already submitted", call_name(), allocation->size);
+    if (!allocation && !is_device_address(address))
+        return size && !address ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
+    if (!allocation || allocation->leaving) {
+        const char *why =
+            allocation ? "whose free is already submitted" : "where nothing is allocated, or not any more";
+        hazard("use after free", "%s names memory at 0x%zx %s", call_name(), (size_t)address, why);
         return CUDA_ERROR_INVALID_VALUE;
     }
     bool reachable = !allocation->mapped || allocation->access; /* mapped, and no device has been given access */
@@ -204,5 +206,6 @@ bool may_access(const Context *context, const Allocation *allocation) {
         return true;
     if (allocation->of_graph)
         return allocation->access >> context->device->ordinal & 1;
-    return allocation->pool ? pool_may_access(allocation->pool, context->device) : context_may_access(context, allocation->device);
+    return allocation->pool ? pool_may_access(allocation->pool, context->device)
+                            : context_may_access(context, allocation->device);
 }

@@ -1,5 +1,6 @@
-/* The page of an interprocess event. Its file has no name: another process opens it through /proc as a descriptor of the one that made it, so
- * nothing is left behind however they end, and the maker must be alive when it is opened, as the driver demands too. */
+/* The page of an interprocess event. Its file has no name: another process opens it through /proc as a descriptor of
+ * the one that made it, so nothing is left behind however they end, and the maker must be alive when it is opened, as
+ * the driver demands too. */
 #include "beacon.h"
 
 #include <errno.h>

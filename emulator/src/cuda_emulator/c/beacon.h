@@ -1,4 +1,5 @@
-/* What processes see of an interprocess event: a page that they share, with a count of records and of those that are done. */
+/* What processes see of an interprocess event: a page that they share, with a count of records and of those that are
+ * done. */
 #ifndef EMULATOR_BEACON_H
 #define EMULATOR_BEACON_H
 

@@ -22,8 +22,10 @@ static CUresult start_of(Side side, size_t width, uintptr_t *start, size_t *pitc
 CUresult copy_of_box(const CUDA_MEMCPY3D *box, Copy *copy) {
     if (!box)
         return CUDA_ERROR_INVALID_VALUE;
-    Side target = {box->dstMemoryType, box->dstHost, box->dstDevice, box->dstXInBytes, box->dstY, box->dstZ, box->dstPitch, box->dstHeight};
-    Side source = {box->srcMemoryType, box->srcHost, box->srcDevice, box->srcXInBytes, box->srcY, box->srcZ, box->srcPitch, box->srcHeight};
+    Side target = {box->dstMemoryType, box->dstHost, box->dstDevice, box->dstXInBytes,
+                   box->dstY,          box->dstZ,    box->dstPitch,  box->dstHeight};
+    Side source = {box->srcMemoryType, box->srcHost, box->srcDevice, box->srcXInBytes,
+                   box->srcY,          box->srcZ,    box->srcPitch,  box->srcHeight};
     *copy = (Copy){.width = box->WidthInBytes, .height = box->Height, .depth = box->Depth};
     bool flat = box->Depth <= 1 && !box->srcZ && !box->dstZ;
     if (!flat && (source.height < source.y + box->Height || target.height < target.y + box->Height))

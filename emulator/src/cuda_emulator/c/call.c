@@ -1,13 +1,14 @@
 /* What stands around every call: the lock, the refusals that all calls share, injected faults, and the trace.
  *
- * The lock. One mutex guards every record of the emulator. A call holds it from call_begin to call_end, so an implementation is
- * plain sequential code. It is given up in two places only: while a host thread or a worker waits (in pthread_cond_wait), and
- * while a worker runs an operation. So the client's code (kernels, host functions) and copies never run under it, and nothing that
- * waits holds it. After a wait anything may have changed: whoever waits keeps what it needs by a reference (Record) or looks
- * it up again. The lock is never taken twice by a thread, and no other lock is taken under it.
+ * The lock. One mutex guards every record of the emulator. A call holds it from call_begin to call_end, so an
+ * implementation is plain sequential code. It is given up in two places only: while a host thread or a worker waits (in
+ * pthread_cond_wait), and while a worker runs an operation. So the client's code (kernels, host functions) and copies
+ * never run under it, and nothing that waits holds it. After a wait anything may have changed: whoever waits keeps what
+ * it needs by a reference (Record) or looks it up again. The lock is never taken twice by a thread, and no other lock
+ * is taken under it.
  *
- * Fork. A child has the records but none of the workers, so there every call fails with CUDA_ERROR_NOT_INITIALIZED, as the driver's
- * do, if the parent had called cuInit. */
+ * Fork. A child has the records but none of the workers, so there every call fails with CUDA_ERROR_NOT_INITIALIZED, as
+ * the driver's do, if the parent had called cuInit. */
 #include <string.h>
 
 #include "call.h"
@@ -54,10 +55,12 @@ static void start_again_in_child(void) {
 }
 
 __attribute__((constructor)) static void sort_calls(void) {
-    static const char *const free_calls[] = {"cuInit", "cuDriverGetVersion", "cuGetErrorName", "cuGetErrorString", "cuGetProcAddress",
-                                             "cuGetExportTable", NULL};
-    static const char *const healthy_calls[] = {"cuMem", "cuStream", "cuEvent", "cuLaunch", "cuModule", "cuLibrary", "cuKernel", "cuFunc",
-                                                "cuGraph", "cuPointer", "cuOccupancy", "cuArray", "cuCtxSynchronize", NULL};
+    static const char *const free_calls[] = {
+        "cuInit", "cuDriverGetVersion", "cuGetErrorName", "cuGetErrorString", "cuGetProcAddress", "cuGetExportTable",
+        NULL};
+    static const char *const healthy_calls[] = {"cuMem",       "cuStream", "cuEvent",          "cuLaunch", "cuModule",
+                                                "cuLibrary",   "cuKernel", "cuFunc",           "cuGraph",  "cuPointer",
+                                                "cuOccupancy", "cuArray",  "cuCtxSynchronize", NULL};
     calls = claim((size_t)n_calls * sizeof *calls);
     for (int i = 0; i < n_calls; i++)
         calls[i].traits = (starts_with_one_of(call_names[i], free_calls) ? FREE_CALL : 0) |
@@ -99,7 +102,8 @@ CUresult call_end(CUresult result) {
     const Context *context = context_top();
     pthread_mutex_unlock(&lock);
     if (trace_is_on())
-        trace_call(call_names[call.index], call.start, result, context ? context->device->ordinal : -1, call.notes, call.n_notes);
+        trace_call(call_names[call.index], call.start, result, context ? context->device->ordinal : -1, call.notes,
+                   call.n_notes);
     return result;
 }
 

@@ -1,4 +1,5 @@
-/* What stands around every call of the API, for the generated wrappers (calls.c) and for those who note something in the trace. */
+/* What stands around every call of the API, for the generated wrappers (calls.c) and for those who note something in
+ * the trace. */
 #ifndef EMULATOR_CALL_H
 #define EMULATOR_CALL_H
 

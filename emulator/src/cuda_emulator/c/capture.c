@@ -1,7 +1,8 @@
-/* Capturing. A session is one capture, from its begin to its end; it builds one graph. A Capture is a place in a session: the nodes that the
- * next one comes after. A stream that takes part in the session has one, and so has an event recorded in it; a stream joins a session by waiting
- * for such an event, and all have to be joined into the first stream again before it ends. A mistake spoils the session: every call then
- * fails until the end, which gives no graph. */
+/* Capturing. A session is one capture, from its begin to its end; it builds one graph. A Capture is a place in a
+ * session: the nodes that the next one comes after. A stream that takes part in the session has one, and so has an
+ * event recorded in it; a stream joins a session by waiting for such an event, and all have to be joined into the first
+ * stream again before it ends. A mistake spoils the session: every call then fails until the end, which gives no graph.
+ */
 #include "capture.h"
 
 #include <stdlib.h>
@@ -86,7 +87,8 @@ CUresult capture_allocate(Stream *stream, Pool *pool, size_t size, CUdeviceptr *
     description.alloc.accessDescs = access;
     for (int i = 0; i < settings.devices; i++)
         if (pool_may_access(pool, &devices[i]))
-            access[description.alloc.accessDescCount++].location = (CUmemLocation){.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = i};
+            access[description.alloc.accessDescCount++].location =
+                (CUmemLocation){.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = i};
     Content content;
     CUresult result = content_make(&description, &content);
     if (result)
@@ -194,14 +196,15 @@ void capture_abandon(Stream *stream) {
     stream->capture = NULL;
 }
 
-/* In its own thread a capture forbids them in every mode but the relaxed one, in other threads only in the global mode; and a thread
- * may have asked for less by cuThreadExchangeStreamCaptureMode. */
+/* In its own thread a capture forbids them in every mode but the relaxed one, in other threads only in the global mode;
+ * and a thread may have asked for less by cuThreadExchangeStreamCaptureMode. */
 CUresult capture_forbids_unsafe_calls(void) {
     const Thread *thread = thread_self();
     bool forbidden = false;
     for (Session *session = sessions; session; session = session->next) {
         bool mine = session->thread == thread && session->mode != CU_STREAM_CAPTURE_MODE_RELAXED;
-        bool other = session->mode == CU_STREAM_CAPTURE_MODE_GLOBAL && thread->capture_mode == CU_STREAM_CAPTURE_MODE_GLOBAL;
+        bool other =
+            session->mode == CU_STREAM_CAPTURE_MODE_GLOBAL && thread->capture_mode == CU_STREAM_CAPTURE_MODE_GLOBAL;
         if ((mine || other) && thread->capture_mode != CU_STREAM_CAPTURE_MODE_RELAXED)
             forbidden = session->spoilt = true;
     }
@@ -251,8 +254,8 @@ CUresult emulated_cuStreamBeginCapture(CUstream handle) {
     return emulated_cuStreamBeginCapture_v2(handle, CU_STREAM_CAPTURE_MODE_GLOBAL);
 }
 
-CUresult emulated_cuStreamBeginCaptureToGraph(CUstream handle, CUgraph graph_handle, const CUgraphNode *after, const CUgraphEdgeData *data,
-                                              size_t n, CUstreamCaptureMode mode) {
+CUresult emulated_cuStreamBeginCaptureToGraph(CUstream handle, CUgraph graph_handle, const CUgraphNode *after,
+                                              const CUgraphEdgeData *data, size_t n, CUstreamCaptureMode mode) {
     (void)data;
     Stream *stream;
     Nodes tips;
@@ -336,8 +339,9 @@ CUresult emulated_cuStreamIsCapturing(CUstream handle, CUstreamCaptureStatus *st
     return CUDA_SUCCESS;
 }
 
-CUresult emulated_cuStreamGetCaptureInfo_v3(CUstream handle, CUstreamCaptureStatus *status, cuuint64_t *id, CUgraph *graph,
-                                            const CUgraphNode **after, const CUgraphEdgeData **data, size_t *n) {
+CUresult emulated_cuStreamGetCaptureInfo_v3(CUstream handle, CUstreamCaptureStatus *status, cuuint64_t *id,
+                                            CUgraph *graph, const CUgraphNode **after, const CUgraphEdgeData **data,
+                                            size_t *n) {
     Stream *stream;
     CUresult result = stream_find(handle, &stream);
     if (result || !status)
@@ -364,8 +368,8 @@ CUresult emulated_cuStreamGetCaptureInfo_v3(CUstream handle, CUstreamCaptureStat
     return CUDA_SUCCESS;
 }
 
-CUresult emulated_cuStreamGetCaptureInfo_v2(CUstream stream, CUstreamCaptureStatus *status, cuuint64_t *id, CUgraph *graph,
-                                            const CUgraphNode **after, size_t *n) {
+CUresult emulated_cuStreamGetCaptureInfo_v2(CUstream stream, CUstreamCaptureStatus *status, cuuint64_t *id,
+                                            CUgraph *graph, const CUgraphNode **after, size_t *n) {
     return emulated_cuStreamGetCaptureInfo_v3(stream, status, id, graph, after, NULL, n);
 }
 
@@ -373,8 +377,8 @@ CUresult emulated_cuStreamGetCaptureInfo(CUstream stream, CUstreamCaptureStatus 
     return emulated_cuStreamGetCaptureInfo_v3(stream, status, id, NULL, NULL, NULL, NULL);
 }
 
-CUresult emulated_cuStreamUpdateCaptureDependencies_v2(CUstream handle, CUgraphNode *after, const CUgraphEdgeData *data, size_t n,
-                                                       unsigned int flags) {
+CUresult emulated_cuStreamUpdateCaptureDependencies_v2(CUstream handle, CUgraphNode *after, const CUgraphEdgeData *data,
+                                                       size_t n, unsigned int flags) {
     (void)data;
     Stream *stream;
     Nodes nodes;

@@ -36,8 +36,12 @@ static CUresult make_fill(const CUDA_MEMSET_NODE_PARAMS_v2 *fill, Content *conte
     if (!element || !fill->width || !fill->height)
         return CUDA_ERROR_INVALID_VALUE;
     content->work.kind = WORK_FILL;
-    content->work.fill = (Fill){.target = fill->dst, .pitch = fill->pitch, .width = fill->width, .height = fill->height,
-                                .element = fill->elementSize, .value = fill->value};
+    content->work.fill = (Fill){.target = fill->dst,
+                                .pitch = fill->pitch,
+                                .width = fill->width,
+                                .height = fill->height,
+                                .element = fill->elementSize,
+                                .value = fill->value};
     CUresult result = context_of(fill->ctx, &content->context);
     return result ? result : fill_check(&content->work.fill, content->context);
 }
@@ -106,9 +110,11 @@ CUresult content_make(CUgraphNodeParams *description, Content *content) {
 }
 
 Content content_of_work(Work *work, Context *context) {
-    static const CUgraphNodeType types[N_WORK_KINDS] = {
-        [WORK_MARK] = CU_GRAPH_NODE_TYPE_EMPTY, [WORK_COPY] = CU_GRAPH_NODE_TYPE_MEMCPY, [WORK_FILL] = CU_GRAPH_NODE_TYPE_MEMSET,
-        [WORK_KERNEL] = CU_GRAPH_NODE_TYPE_KERNEL, [WORK_HOST] = CU_GRAPH_NODE_TYPE_HOST};
+    static const CUgraphNodeType types[N_WORK_KINDS] = {[WORK_MARK] = CU_GRAPH_NODE_TYPE_EMPTY,
+                                                        [WORK_COPY] = CU_GRAPH_NODE_TYPE_MEMCPY,
+                                                        [WORK_FILL] = CU_GRAPH_NODE_TYPE_MEMSET,
+                                                        [WORK_KERNEL] = CU_GRAPH_NODE_TYPE_KERNEL,
+                                                        [WORK_HOST] = CU_GRAPH_NODE_TYPE_HOST};
     return (Content){.type = types[work->kind], .context = context, .work = *work};
 }
 
@@ -149,8 +155,13 @@ static void describe_copy(const Content *content, CUDA_MEMCPY_NODE_PARAMS *node)
 
 static void describe_fill(const Content *content, CUDA_MEMSET_NODE_PARAMS_v2 *node) {
     const Fill *fill = &content->work.fill;
-    *node = (CUDA_MEMSET_NODE_PARAMS_v2){.dst = fill->target, .pitch = fill->pitch, .value = fill->value, .elementSize = fill->element,
-                                         .width = fill->width, .height = fill->height, .ctx = content->context->object.handle};
+    *node = (CUDA_MEMSET_NODE_PARAMS_v2){.dst = fill->target,
+                                         .pitch = fill->pitch,
+                                         .value = fill->value,
+                                         .elementSize = fill->element,
+                                         .width = fill->width,
+                                         .height = fill->height,
+                                         .ctx = content->context->object.handle};
 }
 
 void content_describe(const Content *content, CUgraphNodeParams *description) {

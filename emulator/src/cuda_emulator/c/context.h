@@ -45,7 +45,8 @@ Context *contexts_first(void);
 Device *device_at(CUdevice ordinal);
 bool devices_open(void); /* false: none is visible */
 
-/* visible.c: fills in the physical ordinals of the visible devices and returns how many they are; and how a device is named. */
+/* visible.c: fills in the physical ordinals of the visible devices and returns how many they are; and how a device is
+ * named. */
 enum { UUID_TEXT = 41 };
 int visible_devices(int *physical);
 void uuid_bytes(int physical, char *bytes);

@@ -1,8 +1,8 @@
 /* Contexts: one primary context for each device, others by cuCtxCreate, and the stack of them that each thread has.
  *
- * A primary context is a single record with a single handle for the life of the process; it is alive while it is retained. Ending
- * it (the last release, or a reset) ends all that was made in it, and with it the sticky error: the emulator can go on after a
- * reset where a real driver demands a new process. */
+ * A primary context is a single record with a single handle for the life of the process; it is alive while it is
+ * retained. Ending it (the last release, or a reset) ends all that was made in it, and with it the sticky error: the
+ * emulator can go on after a reset where a real driver demands a new process. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -50,7 +50,8 @@ void context_break(Context *context, CUresult error, const char *what) {
     if (context->broken)
         return;
     context->broken = error;
-    say("device %d: %s: %s; every later call with this context fails with it", context->device->ordinal, what, error_name(error));
+    say("device %d: %s: %s; every later call with this context fails with it", context->device->ordinal, what,
+        error_name(error));
 }
 
 void device_lose(Device *device) {
@@ -218,7 +219,8 @@ CUresult emulated_cuCtxCreate_v4(CUcontext *handle, CUctxCreateParams *params, u
     return emulated_cuCtxCreate_v2(handle, flags, ordinal);
 }
 
-CUresult emulated_cuCtxCreate_v3(CUcontext *handle, CUexecAffinityParam *params, int n, unsigned int flags, CUdevice ordinal) {
+CUresult emulated_cuCtxCreate_v3(CUcontext *handle, CUexecAffinityParam *params, int n, unsigned int flags,
+                                 CUdevice ordinal) {
     if (params || n)
         return CUDA_ERROR_NOT_SUPPORTED;
     return emulated_cuCtxCreate_v2(handle, flags, ordinal);

@@ -1,9 +1,8 @@
 /* Copies: how each kind of memory is treated; the calls themselves are in copy_calls.c and box_copies.c.
  *
- *     from pageable host memory   asynchronous calls stage the bytes before they return, so the source may be changed at once
- *     to pageable host memory     every call returns when the bytes are there
- *     pinned, registered, managed truly asynchronous, in both directions
- *     device to device            asynchronous, also the call without Async in its name
+ *     from pageable host memory   asynchronous calls stage the bytes before they return, so the source may be changed
+ * at once to pageable host memory     every call returns when the bytes are there pinned, registered, managed truly
+ * asynchronous, in both directions device to device            asynchronous, also the call without Async in its name
  *
  * Copies between devices need no peer access: the driver moves them through the host where there is none. */
 #include <stdlib.h>
@@ -27,7 +26,8 @@ static void stage(Copy *copy) {
 
 static bool is_host(uintptr_t address) {
     const Allocation *allocation = allocation_at(address);
-    return allocation ? allocation->place == PLACE_PINNED || allocation->place == PLACE_REGISTERED : !is_device_address(address);
+    return allocation ? allocation->place == PLACE_PINNED || allocation->place == PLACE_REGISTERED
+                      : !is_device_address(address);
 }
 
 Copy copy_of_bytes(uintptr_t target, uintptr_t source, size_t size) {

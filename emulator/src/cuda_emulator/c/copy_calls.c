@@ -43,15 +43,17 @@ static CUresult find_contexts(CUcontext target_handle, CUcontext source_handle, 
     return result ? result : context_state(*source);
 }
 
-CUresult emulated_cuMemcpyPeerAsync(CUdeviceptr target, CUcontext target_handle, CUdeviceptr source, CUcontext source_handle,
-                                    size_t size, CUstream stream) {
+CUresult emulated_cuMemcpyPeerAsync(CUdeviceptr target, CUcontext target_handle, CUdeviceptr source,
+                                    CUcontext source_handle, size_t size, CUstream stream) {
     Context *to, *from;
     CUresult result = find_contexts(target_handle, source_handle, &to, &from);
     return result ? result : copy_submit(stream, copy_of_bytes(target, source, size), true);
 }
 
-/* It comes after all work of both contexts and before all that follows in either: so the host waits before and after. */
-CUresult emulated_cuMemcpyPeer(CUdeviceptr target, CUcontext target_handle, CUdeviceptr source, CUcontext source_handle, size_t size) {
+/* It comes after all work of both contexts and before all that follows in either: so the host waits before and after.
+ */
+CUresult emulated_cuMemcpyPeer(CUdeviceptr target, CUcontext target_handle, CUdeviceptr source, CUcontext source_handle,
+                               size_t size) {
     Context *to, *from;
     CUresult result = find_contexts(target_handle, source_handle, &to, &from);
     if (result || (result = context_wait(to)) || (result = context_wait(from)))
@@ -72,12 +74,14 @@ static bool has_attributes(const size_t *indices, size_t n_indices, size_t count
 
 /* The copies of a batch are in no order among each other; in the order of the stream they are right as well. */
 CUresult emulated_cuMemcpyBatchAsync_v2(CUdeviceptr *targets, CUdeviceptr *sources, size_t *sizes, size_t count,
-                                        CUmemcpyAttributes *attributes, size_t *indices, size_t n_attributes, CUstream handle) {
+                                        CUmemcpyAttributes *attributes, size_t *indices, size_t n_attributes,
+                                        CUstream handle) {
     Stream *stream;
     CUresult result = stream_find(handle, &stream);
     if (result)
         return result;
-    if (!targets || !sources || !sizes || !count || !attributes || !indices || !has_attributes(indices, n_attributes, count))
+    if (!targets || !sources || !sizes || !count || !attributes || !indices ||
+        !has_attributes(indices, n_attributes, count))
         return CUDA_ERROR_INVALID_VALUE;
     if (!handle || stream == stream->context->legacy)
         return CUDA_ERROR_INVALID_HANDLE;
@@ -91,9 +95,11 @@ CUresult emulated_cuMemcpyBatchAsync_v2(CUdeviceptr *targets, CUdeviceptr *sourc
     return result;
 }
 
-CUresult emulated_cuMemcpyBatchAsync(CUdeviceptr *targets, CUdeviceptr *sources, size_t *sizes, size_t count, CUmemcpyAttributes *attributes,
-                                     size_t *indices, size_t n_attributes, size_t *failed, CUstream stream) {
-    CUresult result = emulated_cuMemcpyBatchAsync_v2(targets, sources, sizes, count, attributes, indices, n_attributes, stream);
+CUresult emulated_cuMemcpyBatchAsync(CUdeviceptr *targets, CUdeviceptr *sources, size_t *sizes, size_t count,
+                                     CUmemcpyAttributes *attributes, size_t *indices, size_t n_attributes,
+                                     size_t *failed, CUstream stream) {
+    CUresult result =
+        emulated_cuMemcpyBatchAsync_v2(targets, sources, sizes, count, attributes, indices, n_attributes, stream);
     if (result && failed)
         *failed = SIZE_MAX; /* not one copy's error */
     return result;

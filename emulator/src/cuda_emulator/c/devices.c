@@ -10,7 +10,8 @@ Device *device_at(CUdevice ordinal) {
     return ordinal >= 0 && ordinal < settings.devices ? &devices[ordinal] : NULL;
 }
 
-/* The settings that are one for each device are told for all of them; from here on they are those of the visible ones. */
+/* The settings that are one for each device are told for all of them; from here on they are those of the visible ones.
+ */
 static void select_settings(const int *physical, int n) {
     Settings all = settings;
     settings.devices = n;
@@ -32,7 +33,8 @@ bool devices_open(void) {
         device->physical = physical[i];
         device->total = settings.memory[i];
         device->primary = context_new(device);
-        device->default_pool = device->pool = pool_default(CU_MEM_LOCATION_TYPE_DEVICE, i, CU_MEM_ALLOCATION_TYPE_PINNED);
+        device->default_pool = device->pool =
+            pool_default(CU_MEM_LOCATION_TYPE_DEVICE, i, CU_MEM_ALLOCATION_TYPE_PINNED);
     }
     return n;
 }
@@ -49,7 +51,6 @@ CUresult device_charge(Device *device, size_t bytes) {
 void device_refund(Device *device, size_t bytes) {
     device->used -= bytes;
 }
-
 
 CUresult emulated_cuDriverGetVersion(int *version) {
     if (!version)

@@ -28,7 +28,8 @@ CUresult emulated_cuGraphInstantiateWithFlags(CUgraphExec *exec, CUgraph graph, 
     return instantiate(exec, graph, flags);
 }
 
-CUresult emulated_cuGraphInstantiate(CUgraphExec *exec, CUgraph graph, CUgraphNode *error_node, char *log, size_t size) {
+CUresult emulated_cuGraphInstantiate(CUgraphExec *exec, CUgraph graph, CUgraphNode *error_node, char *log,
+                                     size_t size) {
     if (error_node)
         *error_node = NULL;
     if (log && size)
@@ -36,11 +37,13 @@ CUresult emulated_cuGraphInstantiate(CUgraphExec *exec, CUgraph graph, CUgraphNo
     return instantiate(exec, graph, 0);
 }
 
-CUresult emulated_cuGraphInstantiate_v2(CUgraphExec *exec, CUgraph graph, CUgraphNode *error_node, char *log, size_t size) {
+CUresult emulated_cuGraphInstantiate_v2(CUgraphExec *exec, CUgraph graph, CUgraphNode *error_node, char *log,
+                                        size_t size) {
     return emulated_cuGraphInstantiate(exec, graph, error_node, log, size);
 }
 
-CUresult emulated_cuGraphInstantiateWithParams(CUgraphExec *exec, CUgraph graph, CUDA_GRAPH_INSTANTIATE_PARAMS *params) {
+CUresult emulated_cuGraphInstantiateWithParams(CUgraphExec *exec, CUgraph graph,
+                                               CUDA_GRAPH_INSTANTIATE_PARAMS *params) {
     if (!params)
         return CUDA_ERROR_INVALID_VALUE;
     CUresult result = instantiate(exec, graph, params->flags);
@@ -200,7 +203,8 @@ CUresult emulated_cuGraphExecUpdate_v2(CUgraphExec handle, CUgraph graph_handle,
     return info->result == CU_GRAPH_EXEC_UPDATE_SUCCESS ? CUDA_SUCCESS : CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE;
 }
 
-CUresult emulated_cuGraphExecUpdate(CUgraphExec exec, CUgraph graph, CUgraphNode *error_node, CUgraphExecUpdateResult *update) {
+CUresult emulated_cuGraphExecUpdate(CUgraphExec exec, CUgraph graph, CUgraphNode *error_node,
+                                    CUgraphExecUpdateResult *update) {
     CUgraphExecUpdateResultInfo info;
     CUresult result = emulated_cuGraphExecUpdate_v2(exec, graph, &info);
     if (result && result != CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE)

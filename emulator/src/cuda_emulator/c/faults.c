@@ -4,9 +4,9 @@
  *     when    N the N-th time, N+ from the N-th time on, * always, p=0.01 at random under the seed
  *     error   a name without CUDA_ERROR_, or a number
  *
- * A fault of a call is its answer and nothing else happens, unless :sticky marks the context as broken too. A fault of an
- * operation comes asynchronously and is sticky. Occurrences are counted in the order of the calls and submissions that match
- * target and device, so the same program meets the same faults, whatever the streams do. */
+ * A fault of a call is its answer and nothing else happens, unless :sticky marks the context as broken too. A fault of
+ * an operation comes asynchronously and is sticky. Occurrences are counted in the order of the calls and submissions
+ * that match target and device, so the same program meets the same faults, whatever the streams do. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -52,7 +52,8 @@ static bool read_error(const char *text, Fault *fault) {
     for (int i = 0; i < n_error_names; i++) {
         const char *name = error_names[i].name;
         bool named = !strcmp(text, name) || (!strncmp(name, "CUDA_ERROR_", 11) && !strcmp(text, name + 11));
-        if (error_names[i].code != CUDA_SUCCESS && (named || (end != text && !*end && number == (long)error_names[i].code))) {
+        if (error_names[i].code != CUDA_SUCCESS &&
+            (named || (end != text && !*end && number == (long)error_names[i].code))) {
             fault->error = error_names[i].code;
             return true;
         }
@@ -78,7 +79,8 @@ static bool read_item(const char *text, size_t length, Fault *fault) {
     *fault = (Fault){.device = -1};
     char *rest = item;
     const char *target = strsep(&rest, ":"), *when = strsep(&rest, ":"), *error = strsep(&rest, ":");
-    if (!error || !*target || strlen(target) >= sizeof fault->target || !read_when(when, fault) || !read_error(error, fault))
+    if (!error || !*target || strlen(target) >= sizeof fault->target || !read_when(when, fault) ||
+        !read_error(error, fault))
         return false;
     strcpy(fault->target, target);
     for (const char *option; (option = strsep(&rest, ":"));)
@@ -125,13 +127,15 @@ static bool strikes(Fault *fault, size_t lane, int device) {
     uint64_t count = ++fault->count;
     if (count < fault->first || count > fault->last)
         return false;
-    return fault->probability >= 1 || (double)seeded_number(lane, count, 1u << 30) < fault->probability * (double)(1u << 30);
+    return fault->probability >= 1 ||
+           (double)seeded_number(lane, count, 1u << 30) < fault->probability * (double)(1u << 30);
 }
 
 CUresult fault_of_call(const char *name, int device, bool *sticky) {
     CUresult error = CUDA_SUCCESS;
     for (size_t i = 0; i < n_faults; i++)
-        if (faults[i].target[0] != '@' && names_call(faults[i].target, name) && strikes(&faults[i], i, device) && !error) {
+        if (faults[i].target[0] != '@' && names_call(faults[i].target, name) && strikes(&faults[i], i, device) &&
+            !error) {
             error = faults[i].error;
             *sticky = faults[i].sticky;
         }
@@ -141,7 +145,8 @@ CUresult fault_of_call(const char *name, int device, bool *sticky) {
 CUresult fault_of_work(const char *kind, int device) {
     CUresult error = CUDA_SUCCESS;
     for (size_t i = 0; i < n_faults; i++)
-        if (faults[i].target[0] == '@' && !strcmp(faults[i].target + 1, kind) && strikes(&faults[i], i, device) && !error)
+        if (faults[i].target[0] == '@' && !strcmp(faults[i].target + 1, kind) && strikes(&faults[i], i, device) &&
+            !error)
             error = faults[i].error;
     return error;
 }

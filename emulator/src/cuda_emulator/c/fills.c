@@ -6,10 +6,11 @@
 #include "stream.h"
 
 CUresult fill_check(const Fill *fill, const Context *context) {
+    CUresult result = range_check(fill->target, fill_extent(fill));
     const Allocation *allocation = allocation_at(fill->target);
-    if (!allocation || fill->target % fill->element || !may_access(context, allocation))
+    if (result || !allocation || fill->target % fill->element || !may_access(context, allocation))
         return CUDA_ERROR_INVALID_VALUE;
-    return range_check(fill->target, fill_extent(fill));
+    return CUDA_SUCCESS;
 }
 
 static CUresult submit(CUstream handle, Fill fill, bool asynchronous) {
@@ -34,13 +35,16 @@ static CUresult submit(CUstream handle, Fill fill, bool asynchronous) {
     return wait ? stream_run(stream, &work) : stream_submit(stream, &work, NULL);
 }
 
-static CUresult submit_row(CUstream stream, CUdeviceptr target, unsigned element, unsigned value, size_t n, bool asynchronous) {
-    return submit(stream, (Fill){.target = target, .width = n, .height = 1, .element = element, .value = value}, asynchronous);
+static CUresult submit_row(CUstream stream, CUdeviceptr target, unsigned element, unsigned value, size_t n,
+                           bool asynchronous) {
+    return submit(stream, (Fill){.target = target, .width = n, .height = 1, .element = element, .value = value},
+                  asynchronous);
 }
 
-static CUresult submit_rows(CUstream stream, CUdeviceptr target, size_t pitch, unsigned element, unsigned value, size_t width, size_t height,
-                            bool asynchronous) {
-    Fill fill = {.target = target, .pitch = pitch, .width = width, .height = height, .element = element, .value = value};
+static CUresult submit_rows(CUstream stream, CUdeviceptr target, size_t pitch, unsigned element, unsigned value,
+                            size_t width, size_t height, bool asynchronous) {
+    Fill fill = {
+        .target = target, .pitch = pitch, .width = width, .height = height, .element = element, .value = value};
     return submit(stream, fill, asynchronous);
 }
 
@@ -72,7 +76,8 @@ CUresult emulated_cuMemsetD2D8_v2(CUdeviceptr target, size_t pitch, unsigned cha
     return submit_rows(NULL, target, pitch, 1, value, width, height, false);
 }
 
-CUresult emulated_cuMemsetD2D16_v2(CUdeviceptr target, size_t pitch, unsigned short value, size_t width, size_t height) {
+CUresult emulated_cuMemsetD2D16_v2(CUdeviceptr target, size_t pitch, unsigned short value, size_t width,
+                                   size_t height) {
     return submit_rows(NULL, target, pitch, 2, value, width, height, false);
 }
 
@@ -80,14 +85,17 @@ CUresult emulated_cuMemsetD2D32_v2(CUdeviceptr target, size_t pitch, unsigned in
     return submit_rows(NULL, target, pitch, 4, value, width, height, false);
 }
 
-CUresult emulated_cuMemsetD2D8Async(CUdeviceptr target, size_t pitch, unsigned char value, size_t width, size_t height, CUstream stream) {
+CUresult emulated_cuMemsetD2D8Async(CUdeviceptr target, size_t pitch, unsigned char value, size_t width, size_t height,
+                                    CUstream stream) {
     return submit_rows(stream, target, pitch, 1, value, width, height, true);
 }
 
-CUresult emulated_cuMemsetD2D16Async(CUdeviceptr target, size_t pitch, unsigned short value, size_t width, size_t height, CUstream stream) {
+CUresult emulated_cuMemsetD2D16Async(CUdeviceptr target, size_t pitch, unsigned short value, size_t width,
+                                     size_t height, CUstream stream) {
     return submit_rows(stream, target, pitch, 2, value, width, height, true);
 }
 
-CUresult emulated_cuMemsetD2D32Async(CUdeviceptr target, size_t pitch, unsigned int value, size_t width, size_t height, CUstream stream) {
+CUresult emulated_cuMemsetD2D32Async(CUdeviceptr target, size_t pitch, unsigned int value, size_t width, size_t height,
+                                     CUstream stream) {
     return submit_rows(stream, target, pitch, 4, value, width, height, true);
 }

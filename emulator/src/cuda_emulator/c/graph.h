@@ -78,7 +78,8 @@ void graph_memory_keep(CUdeviceptr address);
 void graph_memory_drop(CUdeviceptr address);
 bool is_graph_memory(CUdeviceptr address);
 
-/* For a launch: counts the memory on its device. An allocation that an earlier launch made and nobody freed is an error. */
+/* For a launch: counts the memory on its device. An allocation that an earlier launch made and nobody freed is an
+ * error. */
 CUresult graph_memory_launch(CUdeviceptr address, bool free_first);
 void graph_memory_will_be_freed(CUdeviceptr address);
 

@@ -1,5 +1,5 @@
-/* The calls that make graphs and ask about their shape. Lists are answered as the API has it: without room for them, only their length
- * is told; with more room than needed, the rest is NULL. */
+/* The calls that make graphs and ask about their shape. Lists are answered as the API has it: without room for them,
+ * only their length is told; with more room than needed, the rest is NULL. */
 #include <inttypes.h>
 #include <stdio.h>
 
@@ -74,7 +74,8 @@ static void no_edge_data(CUgraphEdgeData *data, const size_t *n) {
         data[i] = (CUgraphEdgeData){0};
 }
 
-CUresult emulated_cuGraphGetEdges_v2(CUgraph handle, CUgraphNode *from, CUgraphNode *to, CUgraphEdgeData *data, size_t *n) {
+CUresult emulated_cuGraphGetEdges_v2(CUgraph handle, CUgraphNode *from, CUgraphNode *to, CUgraphEdgeData *data,
+                                     size_t *n) {
     const Graph *graph = graph_find(handle);
     if (!graph || !n || !from != !to)
         return CUDA_ERROR_INVALID_VALUE;
@@ -99,7 +100,8 @@ CUresult emulated_cuGraphGetEdges(CUgraph handle, CUgraphNode *from, CUgraphNode
     return emulated_cuGraphGetEdges_v2(handle, from, to, NULL, n);
 }
 
-CUresult emulated_cuGraphNodeGetDependencies_v2(CUgraphNode handle, CUgraphNode *list, CUgraphEdgeData *data, size_t *n) {
+CUresult emulated_cuGraphNodeGetDependencies_v2(CUgraphNode handle, CUgraphNode *list, CUgraphEdgeData *data,
+                                                size_t *n) {
     const Node *node = node_find(handle);
     CUresult result = node ? answer(&node->after, list, n) : CUDA_ERROR_INVALID_VALUE;
     no_edge_data(data, n);
@@ -110,7 +112,8 @@ CUresult emulated_cuGraphNodeGetDependencies(CUgraphNode handle, CUgraphNode *li
     return emulated_cuGraphNodeGetDependencies_v2(handle, list, NULL, n);
 }
 
-CUresult emulated_cuGraphNodeGetDependentNodes_v2(CUgraphNode handle, CUgraphNode *list, CUgraphEdgeData *data, size_t *n) {
+CUresult emulated_cuGraphNodeGetDependentNodes_v2(CUgraphNode handle, CUgraphNode *list, CUgraphEdgeData *data,
+                                                  size_t *n) {
     const Node *node = node_find(handle);
     if (!node)
         return CUDA_ERROR_INVALID_VALUE;
@@ -143,7 +146,8 @@ static CUresult change_edges(CUgraph handle, const CUgraphNode *from, const CUgr
         return CUDA_ERROR_INVALID_VALUE;
     for (size_t i = 0; i < n; i++) {
         Node *first = node_find(from[i]), *second = node_find(to[i]);
-        if (!first || !second || first->graph != graph || second->graph != graph || nodes_have(&second->after, first) == add)
+        if (!first || !second || first->graph != graph || second->graph != graph ||
+            nodes_have(&second->after, first) == add)
             return CUDA_ERROR_INVALID_VALUE;
         if (add && comes_after(first, second))
             return CUDA_ERROR_INVALID_VALUE; /* a circle */
@@ -155,7 +159,8 @@ static CUresult change_edges(CUgraph handle, const CUgraphNode *from, const CUgr
     return CUDA_SUCCESS;
 }
 
-CUresult emulated_cuGraphAddDependencies_v2(CUgraph graph, const CUgraphNode *from, const CUgraphNode *to, const CUgraphEdgeData *data, size_t n) {
+CUresult emulated_cuGraphAddDependencies_v2(CUgraph graph, const CUgraphNode *from, const CUgraphNode *to,
+                                            const CUgraphEdgeData *data, size_t n) {
     (void)data; /* it only ever allows to start a kernel before the one it depends on has ended */
     return change_edges(graph, from, to, n, true);
 }
@@ -164,8 +169,8 @@ CUresult emulated_cuGraphAddDependencies(CUgraph graph, const CUgraphNode *from,
     return change_edges(graph, from, to, n, true);
 }
 
-CUresult emulated_cuGraphRemoveDependencies_v2(CUgraph graph, const CUgraphNode *from, const CUgraphNode *to, const CUgraphEdgeData *data,
-                                               size_t n) {
+CUresult emulated_cuGraphRemoveDependencies_v2(CUgraph graph, const CUgraphNode *from, const CUgraphNode *to,
+                                               const CUgraphEdgeData *data, size_t n) {
     (void)data;
     return change_edges(graph, from, to, n, false);
 }
@@ -185,7 +190,8 @@ CUresult emulated_cuGraphDestroyNode(CUgraphNode handle) {
 }
 
 static const char *type_name(CUgraphNodeType type) {
-    static const char *const names[] = {"kernel", "memcpy", "memset", "host", "graph", "empty", "event wait", "event record"};
+    static const char *const names[] = {"kernel", "memcpy", "memset",     "host",
+                                        "graph",  "empty",  "event wait", "event record"};
     if (type == CU_GRAPH_NODE_TYPE_MEM_ALLOC || type == CU_GRAPH_NODE_TYPE_MEM_FREE)
         return type == CU_GRAPH_NODE_TYPE_MEM_ALLOC ? "mem alloc" : "mem free";
     return (size_t)type < sizeof names / sizeof *names ? names[type] : "node";
@@ -200,10 +206,12 @@ CUresult emulated_cuGraphDebugDotPrint(CUgraph handle, const char *path, unsigne
     fprintf(file, "digraph graph_1 {\n");
     for (size_t i = 0; i < graph->nodes.n; i++) {
         const Node *node = graph->nodes.items[i];
-        fprintf(file, "  n%" PRIxPTR " [label=\"%s %s\"];\n", (uintptr_t)node->object.handle, type_name(node->content.type),
+        fprintf(file, "  n%" PRIxPTR " [label=\"%s %s\"];\n", (uintptr_t)node->object.handle,
+                type_name(node->content.type),
                 node->content.type == CU_GRAPH_NODE_TYPE_KERNEL ? work_name(&node->content.work) : "");
         for (size_t j = 0; j < node->after.n; j++)
-            fprintf(file, "  n%" PRIxPTR " -> n%" PRIxPTR ";\n", (uintptr_t)node->after.items[j]->object.handle, (uintptr_t)node->object.handle);
+            fprintf(file, "  n%" PRIxPTR " -> n%" PRIxPTR ";\n", (uintptr_t)node->after.items[j]->object.handle,
+                    (uintptr_t)node->object.handle);
     }
     fprintf(file, "}\n");
     return fclose(file) ? CUDA_ERROR_OPERATING_SYSTEM : CUDA_SUCCESS;

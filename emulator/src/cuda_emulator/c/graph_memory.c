@@ -1,7 +1,8 @@
-/* Memory that graphs allocate. Its address is fixed when the node is made and belongs to the node, the executable graphs made of it and
- * their launches (`owners`); the memory behind it is there (`asleep` is false) from the turn of the allocating node until it is freed, by a node or by
- * cuMemFreeAsync. Used at another time it is not there: the record stays in the tree, asleep. `taken` says the same in the order of calls: from
- * the call that launches the graph to the call that frees. */
+/* Memory that graphs allocate. Its address is fixed when the node is made and belongs to the node, the executable
+ * graphs made of it and their launches (`owners`); the memory behind it is there (`asleep` is false) from the turn of
+ * the allocating node until it is freed, by a node or by cuMemFreeAsync. Used at another time it is not there: the
+ * record stays in the tree, asleep. `taken` says the same in the order of calls: from the call that launches the graph
+ * to the call that frees. */
 #include "call.h"
 #include "graph.h"
 #include "report.h"
@@ -28,7 +29,8 @@ CUresult graph_memory_new(CUDA_MEM_ALLOC_NODE_PARAMS_v2 *params, Context *contex
     for (size_t i = 0; i < params->accessDescCount; i++)
         if (device_at(params->accessDescs[i].location.id))
             access |= 1u << params->accessDescs[i].location.id;
-    Allocation *allocation = allocation_new(PLACE_DEVICE, &devices[properties->location.id], params->bytesize, fresh_pages);
+    Allocation *allocation =
+        allocation_new(PLACE_DEVICE, &devices[properties->location.id], params->bytesize, fresh_pages);
     if (!allocation)
         return CUDA_ERROR_OUT_OF_MEMORY;
     allocation_paint(allocation);

@@ -1,5 +1,6 @@
-/* Launches of graphs. The whole graph is one operation of the stream, and its steps run one after the other in the stream's worker, in an order
- * that the edges allow: with jitter, one that the seed draws anew for each launch, so that a missing edge shows as wrong data. */
+/* Launches of graphs. The whole graph is one operation of the stream, and its steps run one after the other in the
+ * stream's worker, in an order that the edges allow: with jitter, one that the seed draws anew for each launch, so that
+ * a missing edge shows as wrong data. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -62,7 +63,8 @@ static CUresult prepare(RunStep *step, const Exec *exec) {
     case CU_GRAPH_NODE_TYPE_EVENT_RECORD:
         return prepare_event(step);
     case CU_GRAPH_NODE_TYPE_MEM_ALLOC:
-        return graph_memory_launch(step->content.address, exec->flags & CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH);
+        return graph_memory_launch(step->content.address,
+                                   exec->flags & CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH);
     case CU_GRAPH_NODE_TYPE_MEM_FREE:
         graph_memory_will_be_freed(step->content.address);
         return CUDA_SUCCESS;
@@ -122,7 +124,8 @@ static CUresult run_work(const RunStep *step, const GraphRun *run, uint64_t numb
     CUresult result = work_run(&step->content.work, step->content.context, CUDA_SUCCESS);
     if (trace_is_on())
         trace_operation(work_kind_name(&step->content.work), work_name(&step->content.work), run->stream,
-                        step->content.context->device->ordinal, start, start, now_ns(), work_bytes(&step->content.work), result);
+                        step->content.context->device->ordinal, start, start, now_ns(), work_bytes(&step->content.work),
+                        result);
     pthread_mutex_lock(&lock);
     if (result)
         work_blame(&step->content.work, step->content.context, result);

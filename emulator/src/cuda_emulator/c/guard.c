@@ -1,6 +1,7 @@
-/* Faults of kernels and copies. They run between setjmp and a signal handler that jumps back, so that a kernel which follows a wild
- * pointer breaks its context and not the process. A fault anywhere else goes to the handler that was there before (Python's
- * faulthandler, or the default). Others may install theirs over ours at any time, so each guarded operation looks again. */
+/* Faults of kernels and copies. They run between setjmp and a signal handler that jumps back, so that a kernel which
+ * follows a wild pointer breaks its context and not the process. A fault anywhere else goes to the handler that was
+ * there before (Python's faulthandler, or the default). Others may install theirs over ours at any time, so each
+ * guarded operation looks again. */
 #include <setjmp.h>
 #include <signal.h>
 

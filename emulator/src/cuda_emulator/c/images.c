@@ -1,5 +1,5 @@
-/* Kernel images: host shared objects (kernel_abi.h) loaded from memory. What real drivers load (PTX, cubins, fat binaries) is
- * refused with CUDA_ERROR_NO_BINARY_FOR_GPU: there is no device here that could run it. */
+/* Kernel images: host shared objects (kernel_abi.h) loaded from memory. What real drivers load (PTX, cubins, fat
+ * binaries) is refused with CUDA_ERROR_NO_BINARY_FOR_GPU: there is no device here that could run it. */
 #include <dlfcn.h>
 #include <elf.h>
 #include <stdio.h>
@@ -27,8 +27,8 @@ static CUresult refuse_foreign(const unsigned char *code) {
 }
 
 static bool is_ours(const Elf64_Ehdr *header) {
-    return !memcmp(header->e_ident, ELFMAG, SELFMAG) && header->e_ident[EI_CLASS] == ELFCLASS64 && header->e_machine == HOST_MACHINE &&
-           header->e_type == ET_DYN && header->e_shentsize == sizeof(Elf64_Shdr);
+    return !memcmp(header->e_ident, ELFMAG, SELFMAG) && header->e_ident[EI_CLASS] == ELFCLASS64 &&
+           header->e_machine == HOST_MACHINE && header->e_type == ET_DYN && header->e_shentsize == sizeof(Elf64_Shdr);
 }
 
 /* The API tells no size: the file ends with its last section or with the table of sections. */
@@ -41,7 +41,8 @@ static size_t size_of(const Elf64_Ehdr *header) {
     return end;
 }
 
-/* The file stays open as long as the image is loaded: the loader knows libraries by their path, and the path is the descriptor. */
+/* The file stays open as long as the image is loaded: the loader knows libraries by their path, and the path is the
+ * descriptor. */
 static bool load(Image *image, const void *code, size_t size) {
     image->file = memfd_create("cuda kernel image", MFD_CLOEXEC);
     for (size_t done = 0; image->file >= 0 && done < size;) {
@@ -202,8 +203,13 @@ CUresult image_variable(Image *image, const char *name, CUdeviceptr *address, si
             return result;
         Allocation *allocation = claim(sizeof *allocation);
         uintptr_t start = range_take(context->device->ordinal, variable->size, PAGE);
-        *allocation = (Allocation){.address = start, .size = variable->size, .bytes = (uintptr_t)variable->bytes, .block = start,
-                                   .block_size = round_up(variable->size, PAGE), .place = PLACE_GLOBAL, .device = context->device};
+        *allocation = (Allocation){.address = start,
+                                   .size = variable->size,
+                                   .bytes = (uintptr_t)variable->bytes,
+                                   .block = start,
+                                   .block_size = round_up(variable->size, PAGE),
+                                   .place = PLACE_GLOBAL,
+                                   .device = context->device};
         allocation_add(allocation);
         variable->allocation = allocation;
     }

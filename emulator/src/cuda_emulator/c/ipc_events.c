@@ -1,4 +1,5 @@
-/* Events between processes. Their recording and waiting are operations like others, on the shared page instead of on a record. */
+/* Events between processes. Their recording and waiting are operations like others, on the shared page instead of on a
+ * record. */
 #include "event.h"
 
 CUresult event_announce(Event *event, Stream *stream) {

@@ -46,7 +46,9 @@ CUresult launch_run(const Launch *launch, Context *context);
 void launch_keep(const Launch *launch);
 void launch_drop(const Launch *launch);
 
-/* What a launch call describes; on success the caller owns a reference to the launch. `context`: where it will run, for checks. */
-CUresult launch_new(CUfunction function, const EmulatorShape *shape, void **params, void **extra, Context *context, Launch *launch);
+/* What a launch call describes; on success the caller owns a reference to the launch. `context`: where it will run, for
+ * checks. */
+CUresult launch_new(CUfunction function, const EmulatorShape *shape, void **params, void **extra, Context *context,
+                    Launch *launch);
 
 #endif

@@ -3,8 +3,9 @@
  *     const int K__params[] = {n, size_0, ..., size_n-1};     a negative size marks a device pointer (8 bytes)
  *     void K__launch(void **params, const EmulatorShape *shape);
  *
- * K__launch runs every block and thread of the grid; params[i] points to the i-th value, device pointers already replaced
- * by addresses that the CPU can use. A global variable V is the symbol V with `const size_t V__global = sizeof V;`. */
+ * K__launch runs every block and thread of the grid; params[i] points to the i-th value, device pointers already
+ * replaced by addresses that the CPU can use. A global variable V is the symbol V with `const size_t V__global = sizeof
+ * V;`. */
 #ifndef EMULATOR_KERNEL_ABI_H
 #define EMULATOR_KERNEL_ABI_H
 

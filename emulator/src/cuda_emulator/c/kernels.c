@@ -114,11 +114,13 @@ CUresult emulated_cuFuncSetAttribute(CUfunction function, CUfunction_attribute a
 }
 
 CUresult emulated_cuKernelGetAttribute(int *value, CUfunction_attribute attribute, CUkernel kernel, CUdevice device) {
-    return device_at(device) ? emulated_cuFuncGetAttribute(value, attribute, (CUfunction)kernel) : CUDA_ERROR_INVALID_DEVICE;
+    return device_at(device) ? emulated_cuFuncGetAttribute(value, attribute, (CUfunction)kernel)
+                             : CUDA_ERROR_INVALID_DEVICE;
 }
 
 CUresult emulated_cuKernelSetAttribute(CUfunction_attribute attribute, int value, CUkernel kernel, CUdevice device) {
-    return device_at(device) ? emulated_cuFuncSetAttribute((CUfunction)kernel, attribute, value) : CUDA_ERROR_INVALID_DEVICE;
+    return device_at(device) ? emulated_cuFuncSetAttribute((CUfunction)kernel, attribute, value)
+                             : CUDA_ERROR_INVALID_DEVICE;
 }
 
 CUresult emulated_cuFuncSetCacheConfig(CUfunction function, CUfunc_cache config) {
@@ -132,7 +134,8 @@ CUresult emulated_cuKernelSetCacheConfig(CUkernel kernel, CUfunc_cache config, C
 }
 
 /* A multiprocessor of ours holds 2048 threads, 32 blocks and 64 KiB of shared memory. */
-CUresult emulated_cuOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, CUfunction function, int block_size, size_t shared_bytes) {
+CUresult emulated_cuOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, CUfunction function, int block_size,
+                                                              size_t shared_bytes) {
     if (!find(function))
         return CUDA_ERROR_INVALID_HANDLE;
     if (!blocks || block_size < 1)
@@ -144,14 +147,14 @@ CUresult emulated_cuOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, CUfun
     return CUDA_SUCCESS;
 }
 
-CUresult emulated_cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *blocks, CUfunction function, int block_size, size_t shared_bytes,
-                                                                       unsigned int flags) {
+CUresult emulated_cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *blocks, CUfunction function, int block_size,
+                                                                       size_t shared_bytes, unsigned int flags) {
     (void)flags;
     return emulated_cuOccupancyMaxActiveBlocksPerMultiprocessor(blocks, function, block_size, shared_bytes);
 }
 
-CUresult emulated_cuOccupancyMaxPotentialBlockSize(int *grid, int *block, CUfunction function, CUoccupancyB2DSize shared_of, size_t shared_bytes,
-                                                   int limit) {
+CUresult emulated_cuOccupancyMaxPotentialBlockSize(int *grid, int *block, CUfunction function,
+                                                   CUoccupancyB2DSize shared_of, size_t shared_bytes, int limit) {
     (void)shared_of, (void)shared_bytes;
     if (!find(function))
         return CUDA_ERROR_INVALID_HANDLE;
@@ -162,13 +165,15 @@ CUresult emulated_cuOccupancyMaxPotentialBlockSize(int *grid, int *block, CUfunc
     return CUDA_SUCCESS;
 }
 
-CUresult emulated_cuOccupancyMaxPotentialBlockSizeWithFlags(int *grid, int *block, CUfunction function, CUoccupancyB2DSize shared_of,
-                                                            size_t shared_bytes, int limit, unsigned int flags) {
+CUresult emulated_cuOccupancyMaxPotentialBlockSizeWithFlags(int *grid, int *block, CUfunction function,
+                                                            CUoccupancyB2DSize shared_of, size_t shared_bytes,
+                                                            int limit, unsigned int flags) {
     (void)flags;
     return emulated_cuOccupancyMaxPotentialBlockSize(grid, block, function, shared_of, shared_bytes, limit);
 }
 
-CUresult emulated_cuOccupancyAvailableDynamicSMemPerBlock(size_t *bytes, CUfunction function, int blocks, int block_size) {
+CUresult emulated_cuOccupancyAvailableDynamicSMemPerBlock(size_t *bytes, CUfunction function, int blocks,
+                                                          int block_size) {
     if (!find(function))
         return CUDA_ERROR_INVALID_HANDLE;
     if (!bytes || blocks < 1 || block_size < 1)

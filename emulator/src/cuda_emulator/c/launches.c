@@ -1,6 +1,6 @@
-/* Launching kernels. A pointer parameter becomes an address that the CPU can use when the kernel's turn comes, and only if the device may
- * use that memory then; every other address is passed on as it is, and the kernel faults if it follows it. So nothing is refused
- * that a device would not refuse, and what a kernel does not touch does no harm. */
+/* Launching kernels. A pointer parameter becomes an address that the CPU can use when the kernel's turn comes, and only
+ * if the device may use that memory then; every other address is passed on as it is, and the kernel faults if it
+ * follows it. So nothing is refused that a device would not refuse, and what a kernel does not touch does no harm. */
 #include <stdlib.h>
 
 #include "call.h"
@@ -66,7 +66,8 @@ static CUresult take_params(const Kernel *kernel, void **params, void **extra, P
     return CUDA_SUCCESS;
 }
 
-CUresult launch_new(CUfunction function, const EmulatorShape *shape, void **params, void **extra, Context *context, Launch *launch) {
+CUresult launch_new(CUfunction function, const EmulatorShape *shape, void **params, void **extra, Context *context,
+                    Launch *launch) {
     Kernel *kernel = object_find(function, OBJECT_KERNEL);
     if (!kernel || (kernel->object.context && kernel->object.context != context))
         return CUDA_ERROR_INVALID_HANDLE;
@@ -99,7 +100,8 @@ static uintptr_t translate(uintptr_t address, bool stale, const Context *context
     if (!allocation)
         return is_device_address(address) || !address ? address : address | NO_ADDRESS;
     bool usable = !stale && is_usable(allocation) && may_access(context, allocation);
-    return usable ? allocation->bytes + (address - allocation->address) : address | (is_device_address(address) ? 0 : NO_ADDRESS);
+    return usable ? allocation->bytes + (address - allocation->address)
+                  : address | (is_device_address(address) ? 0 : NO_ADDRESS);
 }
 
 typedef struct Call {
@@ -123,7 +125,8 @@ static void explain(const char *kernel, const Context *context, uintptr_t fault)
         why = "memory that is not its to use any more or not yet, in the order of its stream";
     else if (is_device_address(address))
         why = "memory that was freed, or beyond an allocation";
-    hazard("invalid address", "kernel %s on device %d touched 0x%zx: %s", kernel, context->device->ordinal, (size_t)address, why);
+    hazard("invalid address", "kernel %s on device %d touched 0x%zx: %s", kernel, context->device->ordinal,
+           (size_t)address, why);
 }
 
 CUresult launch_run(const Launch *launch, Context *context) {
@@ -164,18 +167,20 @@ static CUresult submit(CUfunction function, const EmulatorShape *shape, CUstream
     return stream_submit(stream, &work, NULL);
 }
 
-CUresult emulated_cuLaunchKernel(CUfunction function, unsigned int grid_x, unsigned int grid_y, unsigned int grid_z, unsigned int block_x,
-                                 unsigned int block_y, unsigned int block_z, unsigned int shared_bytes, CUstream stream, void **params,
-                                 void **extra) {
+CUresult emulated_cuLaunchKernel(CUfunction function, unsigned int grid_x, unsigned int grid_y, unsigned int grid_z,
+                                 unsigned int block_x, unsigned int block_y, unsigned int block_z,
+                                 unsigned int shared_bytes, CUstream stream, void **params, void **extra) {
     EmulatorShape shape = {{grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared_bytes};
     return submit(function, &shape, stream, params, extra);
 }
 
 /* Blocks run one after the other here, so a grid that waits for itself would not end. */
-CUresult emulated_cuLaunchCooperativeKernel(CUfunction function, unsigned int grid_x, unsigned int grid_y, unsigned int grid_z,
-                                            unsigned int block_x, unsigned int block_y, unsigned int block_z, unsigned int shared_bytes,
-                                            CUstream stream, void **params) {
-    (void)function, (void)grid_x, (void)grid_y, (void)grid_z, (void)block_x, (void)block_y, (void)block_z, (void)shared_bytes, (void)stream;
+CUresult emulated_cuLaunchCooperativeKernel(CUfunction function, unsigned int grid_x, unsigned int grid_y,
+                                            unsigned int grid_z, unsigned int block_x, unsigned int block_y,
+                                            unsigned int block_z, unsigned int shared_bytes, CUstream stream,
+                                            void **params) {
+    (void)function, (void)grid_x, (void)grid_y, (void)grid_z, (void)block_x, (void)block_y, (void)block_z,
+        (void)shared_bytes, (void)stream;
     (void)params;
     return CUDA_ERROR_NOT_SUPPORTED;
 }

@@ -1,5 +1,5 @@
-/* Managed memory: advice and prefetching. The memory is one for all devices and the host, so what was advised and where it was prefetched is
- * only kept, to be told again. */
+/* Managed memory: advice and prefetching. The memory is one for all devices and the host, so what was advised and where
+ * it was prefetched is only kept, to be told again. */
 #include "call.h"
 #include "memory.h"
 
@@ -10,8 +10,9 @@ static Allocation *find(CUdeviceptr address, size_t size) {
 }
 
 static bool is_location(CUmemLocation location) {
-    return location.type == CU_MEM_LOCATION_TYPE_DEVICE ? device_at(location.id) != NULL
-                                                        : location.type >= CU_MEM_LOCATION_TYPE_HOST && location.type <= CU_MEM_LOCATION_TYPE_HOST_NUMA_CURRENT;
+    return location.type == CU_MEM_LOCATION_TYPE_DEVICE
+               ? device_at(location.id) != NULL
+               : location.type >= CU_MEM_LOCATION_TYPE_HOST && location.type <= CU_MEM_LOCATION_TYPE_HOST_NUMA_CURRENT;
 }
 
 static CUmemLocation location_of(CUdevice device) {
@@ -19,7 +20,8 @@ static CUmemLocation location_of(CUdevice device) {
     return (CUmemLocation){.type = type, .id = device == CU_DEVICE_CPU ? 0 : device};
 }
 
-CUresult emulated_cuMemPrefetchAsync_v2(CUdeviceptr address, size_t size, CUmemLocation location, unsigned int flags, CUstream handle) {
+CUresult emulated_cuMemPrefetchAsync_v2(CUdeviceptr address, size_t size, CUmemLocation location, unsigned int flags,
+                                        CUstream handle) {
     Stream *stream;
     CUresult result = stream_find(handle, &stream);
     Allocation *allocation = find(address, size);
@@ -41,9 +43,11 @@ CUresult emulated_cuMemPrefetchAsync(CUdeviceptr address, size_t size, CUdevice 
     return emulated_cuMemPrefetchAsync_v2(address, size, location_of(device), 0, stream);
 }
 
-CUresult emulated_cuMemPrefetchBatchAsync(CUdeviceptr *addresses, size_t *sizes, size_t count, CUmemLocation *locations, size_t *indices,
-                                          size_t n_locations, unsigned long long flags, CUstream stream) {
-    if (!addresses || !sizes || !count || !locations || !indices || !n_locations || n_locations > count || indices[0] || flags)
+CUresult emulated_cuMemPrefetchBatchAsync(CUdeviceptr *addresses, size_t *sizes, size_t count, CUmemLocation *locations,
+                                          size_t *indices, size_t n_locations, unsigned long long flags,
+                                          CUstream stream) {
+    if (!addresses || !sizes || !count || !locations || !indices || !n_locations || n_locations > count || indices[0] ||
+        flags)
         return CUDA_ERROR_INVALID_VALUE;
     CUresult result = CUDA_SUCCESS;
     for (size_t i = 0, location = 0; i < count && !result; i++) {
@@ -55,7 +59,8 @@ CUresult emulated_cuMemPrefetchBatchAsync(CUdeviceptr *addresses, size_t *sizes,
 }
 
 /* Its bytes mean nothing any more: the poison shows who reads them all the same. */
-CUresult emulated_cuMemDiscardBatchAsync(CUdeviceptr *addresses, size_t *sizes, size_t count, unsigned long long flags, CUstream handle) {
+CUresult emulated_cuMemDiscardBatchAsync(CUdeviceptr *addresses, size_t *sizes, size_t count, unsigned long long flags,
+                                         CUstream handle) {
     Stream *stream;
     CUresult result = stream_find(handle, &stream);
     if (result || !addresses || !sizes || !count || flags)
@@ -64,17 +69,21 @@ CUresult emulated_cuMemDiscardBatchAsync(CUdeviceptr *addresses, size_t *sizes, 
         if (!find(addresses[i], sizes[i]))
             return CUDA_ERROR_INVALID_VALUE;
     for (size_t i = 0; i < count && settings.poison >= 0 && !result; i++) {
-        Fill fill = {.target = addresses[i], .width = sizes[i], .height = 1, .element = 1, .value = (unsigned)settings.poison};
+        Fill fill = {
+            .target = addresses[i], .width = sizes[i], .height = 1, .element = 1, .value = (unsigned)settings.poison};
         Work work = {.kind = WORK_FILL, .fill = fill};
         result = stream_submit(stream, &work, NULL);
     }
     return result;
 }
 
-CUresult emulated_cuMemDiscardAndPrefetchBatchAsync(CUdeviceptr *addresses, size_t *sizes, size_t count, CUmemLocation *locations,
-                                                    size_t *indices, size_t n_locations, unsigned long long flags, CUstream stream) {
+CUresult emulated_cuMemDiscardAndPrefetchBatchAsync(CUdeviceptr *addresses, size_t *sizes, size_t count,
+                                                    CUmemLocation *locations, size_t *indices, size_t n_locations,
+                                                    unsigned long long flags, CUstream stream) {
     CUresult result = emulated_cuMemDiscardBatchAsync(addresses, sizes, count, flags, stream);
-    return result ? result : emulated_cuMemPrefetchBatchAsync(addresses, sizes, count, locations, indices, n_locations, flags, stream);
+    return result ? result
+                  : emulated_cuMemPrefetchBatchAsync(addresses, sizes, count, locations, indices, n_locations, flags,
+                                                     stream);
 }
 
 CUresult emulated_cuMemAdvise_v2(CUdeviceptr address, size_t size, CUmem_advise advice, CUmemLocation location) {
@@ -84,7 +93,8 @@ CUresult emulated_cuMemAdvise_v2(CUdeviceptr address, size_t size, CUmem_advise 
     bool read_mostly = advice == CU_MEM_ADVISE_SET_READ_MOSTLY || advice == CU_MEM_ADVISE_UNSET_READ_MOSTLY;
     if (!read_mostly && advice != CU_MEM_ADVISE_UNSET_PREFERRED_LOCATION && !is_location(location))
         return CUDA_ERROR_INVALID_DEVICE;
-    uint32_t bit = location.type == CU_MEM_LOCATION_TYPE_DEVICE ? 1u << location.id : 1u << MAX_DEVICES; /* the host has the last one */
+    uint32_t bit = location.type == CU_MEM_LOCATION_TYPE_DEVICE ? 1u << location.id
+                                                                : 1u << MAX_DEVICES; /* the host has the last one */
     switch (advice) {
     case CU_MEM_ADVISE_SET_READ_MOSTLY:
     case CU_MEM_ADVISE_UNSET_READ_MOSTLY:
@@ -126,9 +136,11 @@ static void list_accessed_by(const Allocation *allocation, int *list, size_t roo
         list[n++] = CU_DEVICE_INVALID;
 }
 
-CUresult emulated_cuMemRangeGetAttribute(void *data, size_t data_size, CUmem_range_attribute attribute, CUdeviceptr address, size_t size) {
+CUresult emulated_cuMemRangeGetAttribute(void *data, size_t data_size, CUmem_range_attribute attribute,
+                                         CUdeviceptr address, size_t size) {
     const Allocation *allocation = find(address, size);
-    if (!data || !allocation || data_size < sizeof(int) || (attribute != CU_MEM_RANGE_ATTRIBUTE_ACCESSED_BY && data_size != sizeof(int)))
+    if (!data || !allocation || data_size < sizeof(int) ||
+        (attribute != CU_MEM_RANGE_ATTRIBUTE_ACCESSED_BY && data_size != sizeof(int)))
         return CUDA_ERROR_INVALID_VALUE;
     int *answer = data;
     switch ((int)attribute) {
@@ -161,8 +173,8 @@ CUresult emulated_cuMemRangeGetAttribute(void *data, size_t data_size, CUmem_ran
     }
 }
 
-CUresult emulated_cuMemRangeGetAttributes(void **data, size_t *sizes, CUmem_range_attribute *attributes, size_t n, CUdeviceptr address,
-                                          size_t size) {
+CUresult emulated_cuMemRangeGetAttributes(void **data, size_t *sizes, CUmem_range_attribute *attributes, size_t n,
+                                          CUdeviceptr address, size_t size) {
     if (!data || !sizes || !attributes || !n)
         return CUDA_ERROR_INVALID_VALUE;
     CUresult result = CUDA_SUCCESS;

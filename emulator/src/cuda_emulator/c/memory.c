@@ -1,7 +1,7 @@
 /* Allocating and freeing memory outside of pools: the devices', pinned, registered and managed. */
+#include "memory.h"
 #include "call.h"
 #include "capture.h"
-#include "memory.h"
 #include "pool.h"
 #include "report.h"
 
@@ -32,7 +32,8 @@ CUresult emulated_cuMemAlloc_v2(CUdeviceptr *address, size_t size) {
     return CUDA_SUCCESS;
 }
 
-CUresult emulated_cuMemAllocPitch_v2(CUdeviceptr *address, size_t *pitch, size_t width, size_t height, unsigned int element) {
+CUresult emulated_cuMemAllocPitch_v2(CUdeviceptr *address, size_t *pitch, size_t width, size_t height,
+                                     unsigned int element) {
     if (!address || !pitch || !width || !height || (element != 4 && element != 8 && element != 16))
         return CUDA_ERROR_INVALID_VALUE;
     size_t row = round_up(width, GRAIN);
@@ -44,10 +45,13 @@ CUresult emulated_cuMemAllocPitch_v2(CUdeviceptr *address, size_t *pitch, size_t
     return result;
 }
 
-/* As the driver does, a free waits for what was submitted before it, so that no operation loses its memory under way. */
+/* As the driver does, a free waits for what was submitted before it, so that no operation loses its memory under way.
+ */
 static CUresult end_after_work(uintptr_t address) {
     Allocation *allocation = allocation_at(address);
-    Context *context = allocation->context ? allocation->context : allocation->device ? allocation->device->primary : context_top();
+    Context *context = allocation->context  ? allocation->context
+                       : allocation->device ? allocation->device->primary
+                                            : context_top();
     CUresult result = context ? context_state(context) : CUDA_SUCCESS;
     if (result)
         return result;
@@ -72,7 +76,8 @@ CUresult emulated_cuMemFree_v2(CUdeviceptr address) {
     bool freeable = allocation && allocation->address == address && !allocation->leaving &&
                     (allocation->place == PLACE_DEVICE || allocation->place == PLACE_MANAGED || allocation->pool);
     if (!freeable && is_device_address(address))
-        hazard("bad free", "%s(0x%llx): %s", call_name(), address, allocation ? "not where an allocation starts, or freed twice" : "no live allocation");
+        hazard("bad free", "%s(0x%llx): %s", call_name(), address,
+               allocation ? "not where an allocation starts, or freed twice" : "no live allocation");
     return freeable ? end_after_work(address) : CUDA_ERROR_INVALID_VALUE;
 }
 
@@ -158,8 +163,14 @@ CUresult emulated_cuMemHostRegister_v2(void *memory, size_t size, unsigned int f
         return CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED;
     Allocation *allocation = claim(sizeof *allocation);
     uintptr_t address = (uintptr_t)memory;
-    *allocation = (Allocation){.address = address, .bytes = address, .block = address, .size = size, .block_size = size,
-                               .place = PLACE_REGISTERED, .context = context, .flags = flags};
+    *allocation = (Allocation){.address = address,
+                               .bytes = address,
+                               .block = address,
+                               .size = size,
+                               .block_size = size,
+                               .place = PLACE_REGISTERED,
+                               .context = context,
+                               .flags = flags};
     allocation_add(allocation);
     return CUDA_SUCCESS;
 }
@@ -171,7 +182,8 @@ CUresult emulated_cuMemHostRegister(void *memory, size_t size, unsigned int flag
 CUresult emulated_cuMemHostUnregister(void *memory) {
     if (!memory)
         return CUDA_ERROR_INVALID_VALUE;
-    return host_allocation(memory, PLACE_REGISTERED) ? end_after_work((uintptr_t)memory) : CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED;
+    return host_allocation(memory, PLACE_REGISTERED) ? end_after_work((uintptr_t)memory)
+                                                     : CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED;
 }
 
 static bool is_host_memory(const Allocation *allocation) {

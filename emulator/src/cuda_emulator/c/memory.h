@@ -103,7 +103,8 @@ bool is_usable(const Allocation *allocation);
 void allocations_end_of(const Context *context);
 void allocations_visit(void (*visit)(Allocation *allocation, void *data), void *data);
 
-/* What is wrong with a range that a call names: nothing if it lies in one allocation, or is of the host's pageable memory. */
+/* What is wrong with a range that a call names: nothing if it lies in one allocation, or is of the host's pageable
+ * memory. */
 CUresult range_check(uintptr_t address, size_t size);
 bool is_pageable(uintptr_t address);
 

@@ -1,13 +1,14 @@
-/* The calls that load images and find kernels and variables in them. A library belongs to no context, a module to one; a CUkernel and a
- * CUfunction are the same record. */
+/* The calls that load images and find kernels and variables in them. A library belongs to no context, a module to one;
+ * a CUkernel and a CUfunction are the same record. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "image.h"
 
-CUresult emulated_cuLibraryLoadData(CUlibrary *library, const void *code, CUjit_option *jit_options, void **jit_values, unsigned int n_jit,
-                                    CUlibraryOption *options, void **values, unsigned int n_options) {
+CUresult emulated_cuLibraryLoadData(CUlibrary *library, const void *code, CUjit_option *jit_options, void **jit_values,
+                                    unsigned int n_jit, CUlibraryOption *options, void **values,
+                                    unsigned int n_options) {
     (void)jit_options, (void)jit_values, (void)n_jit, (void)options, (void)values, (void)n_options;
     Image *image;
     CUresult result = library ? image_open(code, NULL, &image) : CUDA_ERROR_INVALID_VALUE;
@@ -26,7 +27,8 @@ CUresult emulated_cuModuleLoadData(CUmodule *module, const void *code) {
     return CUDA_SUCCESS;
 }
 
-CUresult emulated_cuModuleLoadDataEx(CUmodule *module, const void *code, unsigned int n, CUjit_option *options, void **values) {
+CUresult emulated_cuModuleLoadDataEx(CUmodule *module, const void *code, unsigned int n, CUjit_option *options,
+                                     void **values) {
     (void)n, (void)options, (void)values;
     return emulated_cuModuleLoadData(module, code);
 }
@@ -54,12 +56,14 @@ static char *read_file(const char *path) {
     return data;
 }
 
-CUresult emulated_cuLibraryLoadFromFile(CUlibrary *library, const char *path, CUjit_option *jit_options, void **jit_values, unsigned int n_jit,
-                                        CUlibraryOption *options, void **values, unsigned int n_options) {
+CUresult emulated_cuLibraryLoadFromFile(CUlibrary *library, const char *path, CUjit_option *jit_options,
+                                        void **jit_values, unsigned int n_jit, CUlibraryOption *options, void **values,
+                                        unsigned int n_options) {
     char *code = read_file(path);
     if (!code)
         return CUDA_ERROR_FILE_NOT_FOUND;
-    CUresult result = emulated_cuLibraryLoadData(library, code, jit_options, jit_values, n_jit, options, values, n_options);
+    CUresult result =
+        emulated_cuLibraryLoadData(library, code, jit_options, jit_values, n_jit, options, values, n_options);
     free(code);
     return result;
 }

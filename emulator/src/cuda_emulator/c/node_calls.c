@@ -4,7 +4,8 @@
 #include "exec.h"
 #include "graph.h"
 
-static CUresult add(CUgraphNode *handle, CUgraph graph_handle, const CUgraphNode *after, size_t n, CUgraphNodeParams *description) {
+static CUresult add(CUgraphNode *handle, CUgraph graph_handle, const CUgraphNode *after, size_t n,
+                    CUgraphNodeParams *description) {
     Graph *graph = graph_find(graph_handle);
     Nodes nodes;
     Content content;
@@ -41,13 +42,14 @@ static CUresult set(CUgraphNode handle, CUgraphNodeParams *description) {
     return CUDA_SUCCESS;
 }
 
-CUresult emulated_cuGraphAddNode_v2(CUgraphNode *node, CUgraph graph, const CUgraphNode *after, const CUgraphEdgeData *data, size_t n,
-                                    CUgraphNodeParams *description) {
+CUresult emulated_cuGraphAddNode_v2(CUgraphNode *node, CUgraph graph, const CUgraphNode *after,
+                                    const CUgraphEdgeData *data, size_t n, CUgraphNodeParams *description) {
     (void)data;
     return add(node, graph, after, n, description);
 }
 
-CUresult emulated_cuGraphAddNode(CUgraphNode *node, CUgraph graph, const CUgraphNode *after, size_t n, CUgraphNodeParams *description) {
+CUresult emulated_cuGraphAddNode(CUgraphNode *node, CUgraph graph, const CUgraphNode *after, size_t n,
+                                 CUgraphNodeParams *description) {
     return add(node, graph, after, n, description);
 }
 
@@ -77,8 +79,8 @@ static CUgraphNodeParams older(CUgraphNodeType type, const void *params, size_t 
     return description;
 }
 
-static CUresult add_older(CUgraphNode *node, CUgraph graph, const CUgraphNode *after, size_t n, CUgraphNodeType type, const void *params,
-                          size_t size) {
+static CUresult add_older(CUgraphNode *node, CUgraph graph, const CUgraphNode *after, size_t n, CUgraphNodeType type,
+                          const void *params, size_t size) {
     if (!params)
         return CUDA_ERROR_INVALID_VALUE;
     CUgraphNodeParams description = older(type, params, size);
@@ -139,16 +141,18 @@ CUresult emulated_cuGraphKernelNodeSetParams(CUgraphNode node, const CUDA_KERNEL
     return set_older(NULL, node, CU_GRAPH_NODE_TYPE_KERNEL, params, sizeof *params);
 }
 
-CUresult emulated_cuGraphExecKernelNodeSetParams_v2(CUgraphExec exec, CUgraphNode node, const CUDA_KERNEL_NODE_PARAMS *params) {
+CUresult emulated_cuGraphExecKernelNodeSetParams_v2(CUgraphExec exec, CUgraphNode node,
+                                                    const CUDA_KERNEL_NODE_PARAMS *params) {
     return exec ? set_older(exec, node, CU_GRAPH_NODE_TYPE_KERNEL, params, sizeof *params) : CUDA_ERROR_INVALID_VALUE;
 }
 
-CUresult emulated_cuGraphExecKernelNodeSetParams(CUgraphExec exec, CUgraphNode node, const CUDA_KERNEL_NODE_PARAMS_v1 *params) {
+CUresult emulated_cuGraphExecKernelNodeSetParams(CUgraphExec exec, CUgraphNode node,
+                                                 const CUDA_KERNEL_NODE_PARAMS_v1 *params) {
     return exec ? set_older(exec, node, CU_GRAPH_NODE_TYPE_KERNEL, params, sizeof *params) : CUDA_ERROR_INVALID_VALUE;
 }
 
-CUresult emulated_cuGraphAddMemcpyNode(CUgraphNode *node, CUgraph graph, const CUgraphNode *after, size_t n, const CUDA_MEMCPY3D *copy,
-                                       CUcontext context) {
+CUresult emulated_cuGraphAddMemcpyNode(CUgraphNode *node, CUgraph graph, const CUgraphNode *after, size_t n,
+                                       const CUDA_MEMCPY3D *copy, CUcontext context) {
     if (!copy)
         return CUDA_ERROR_INVALID_VALUE;
     CUgraphNodeParams description = of_copy(copy, context);
@@ -171,7 +175,8 @@ CUresult emulated_cuGraphMemcpyNodeSetParams(CUgraphNode handle, const CUDA_MEMC
     return set(handle, &description);
 }
 
-CUresult emulated_cuGraphExecMemcpyNodeSetParams(CUgraphExec exec, CUgraphNode node, const CUDA_MEMCPY3D *copy, CUcontext context) {
+CUresult emulated_cuGraphExecMemcpyNodeSetParams(CUgraphExec exec, CUgraphNode node, const CUDA_MEMCPY3D *copy,
+                                                 CUcontext context) {
     if (!copy)
         return CUDA_ERROR_INVALID_VALUE;
     CUgraphNodeParams description = of_copy(copy, context);
@@ -194,14 +199,16 @@ CUresult emulated_cuGraphMemsetNodeSetParams(CUgraphNode node, const CUDA_MEMSET
     return set_older(NULL, node, CU_GRAPH_NODE_TYPE_MEMSET, fill, sizeof *fill);
 }
 
-CUresult emulated_cuGraphExecMemsetNodeSetParams(CUgraphExec exec, CUgraphNode node, const CUDA_MEMSET_NODE_PARAMS *fill, CUcontext context) {
+CUresult emulated_cuGraphExecMemsetNodeSetParams(CUgraphExec exec, CUgraphNode node,
+                                                 const CUDA_MEMSET_NODE_PARAMS *fill, CUcontext context) {
     if (!fill)
         return CUDA_ERROR_INVALID_VALUE;
     CUgraphNodeParams description = of_fill(fill, context);
     return exec_set(exec, node, &description);
 }
 
-CUresult emulated_cuGraphAddHostNode(CUgraphNode *node, CUgraph graph, const CUgraphNode *after, size_t n, const CUDA_HOST_NODE_PARAMS *host) {
+CUresult emulated_cuGraphAddHostNode(CUgraphNode *node, CUgraph graph, const CUgraphNode *after, size_t n,
+                                     const CUDA_HOST_NODE_PARAMS *host) {
     return add_older(node, graph, after, n, CU_GRAPH_NODE_TYPE_HOST, host, sizeof *host);
 }
 
@@ -222,7 +229,8 @@ CUresult emulated_cuGraphAddEmptyNode(CUgraphNode *node, CUgraph graph, const CU
     return add(node, graph, after, n, &description);
 }
 
-CUresult emulated_cuGraphAddChildGraphNode(CUgraphNode *node, CUgraph graph, const CUgraphNode *after, size_t n, CUgraph child) {
+CUresult emulated_cuGraphAddChildGraphNode(CUgraphNode *node, CUgraph graph, const CUgraphNode *after, size_t n,
+                                           CUgraph child) {
     CUgraphNodeParams description = {.type = CU_GRAPH_NODE_TYPE_GRAPH, .graph = {.graph = child}};
     return add(node, graph, after, n, &description);
 }
@@ -252,12 +260,14 @@ static CUresult get_event(CUgraphNode node, CUgraphNodeType type, CUevent *event
     return result;
 }
 
-CUresult emulated_cuGraphAddEventRecordNode(CUgraphNode *node, CUgraph graph, const CUgraphNode *after, size_t n, CUevent event) {
+CUresult emulated_cuGraphAddEventRecordNode(CUgraphNode *node, CUgraph graph, const CUgraphNode *after, size_t n,
+                                            CUevent event) {
     CUgraphNodeParams description = of_event(CU_GRAPH_NODE_TYPE_EVENT_RECORD, event);
     return add(node, graph, after, n, &description);
 }
 
-CUresult emulated_cuGraphAddEventWaitNode(CUgraphNode *node, CUgraph graph, const CUgraphNode *after, size_t n, CUevent event) {
+CUresult emulated_cuGraphAddEventWaitNode(CUgraphNode *node, CUgraph graph, const CUgraphNode *after, size_t n,
+                                          CUevent event) {
     CUgraphNodeParams description = of_event(CU_GRAPH_NODE_TYPE_WAIT_EVENT, event);
     return add(node, graph, after, n, &description);
 }
@@ -305,7 +315,8 @@ CUresult emulated_cuGraphMemAllocNodeGetParams(CUgraphNode node, CUDA_MEM_ALLOC_
     return get_older(node, CU_GRAPH_NODE_TYPE_MEM_ALLOC, params, sizeof *params);
 }
 
-CUresult emulated_cuGraphAddMemFreeNode(CUgraphNode *node, CUgraph graph, const CUgraphNode *after, size_t n, CUdeviceptr address) {
+CUresult emulated_cuGraphAddMemFreeNode(CUgraphNode *node, CUgraph graph, const CUgraphNode *after, size_t n,
+                                        CUdeviceptr address) {
     CUgraphNodeParams description = {.type = CU_GRAPH_NODE_TYPE_MEM_FREE, .free = {.dptr = address}};
     return add(node, graph, after, n, &description);
 }

@@ -1,6 +1,6 @@
-/* Handles. A handle is a number that looks like a pointer: slot, generation and kind. A closed handle is never valid again (the
- * generation of its slot has moved on), so a destroyed stream is an invalid handle and not somebody else's stream; and since
- * the number lies outside the address space, a client that follows it as a pointer faults. */
+/* Handles. A handle is a number that looks like a pointer: slot, generation and kind. A closed handle is never valid
+ * again (the generation of its slot has moved on), so a destroyed stream is an invalid handle and not somebody else's
+ * stream; and since the number lies outside the address space, a client that follows it as a pointer faults. */
 #include <stdlib.h>
 
 #include "object.h"
@@ -75,9 +75,11 @@ void objects_visit(void (*visit)(Object *object, void *data), void *data) {
 }
 
 const char *kind_name(Kind kind) {
-    static const char *const names[N_KINDS] = {
-        [OBJECT_CONTEXT] = "context", [OBJECT_STREAM] = "stream", [OBJECT_EVENT] = "event", [OBJECT_POOL] = "pool",
-        [OBJECT_BLOCK] = "physical memory", [OBJECT_IMAGE] = "module", [OBJECT_KERNEL] = "kernel", [OBJECT_GRAPH] = "graph",
-        [OBJECT_NODE] = "graph node", [OBJECT_EXEC] = "executable graph", [OBJECT_USER] = "user object"};
+    static const char *const names[N_KINDS] = {[OBJECT_CONTEXT] = "context",       [OBJECT_STREAM] = "stream",
+                                               [OBJECT_EVENT] = "event",           [OBJECT_POOL] = "pool",
+                                               [OBJECT_BLOCK] = "physical memory", [OBJECT_IMAGE] = "module",
+                                               [OBJECT_KERNEL] = "kernel",         [OBJECT_GRAPH] = "graph",
+                                               [OBJECT_NODE] = "graph node",       [OBJECT_EXEC] = "executable graph",
+                                               [OBJECT_USER] = "user object"};
     return names[kind];
 }

@@ -23,7 +23,8 @@ CUresult emulated_cuDeviceGetP2PAttribute(int *value, CUdevice_P2PAttribute attr
         return CUDA_ERROR_INVALID_VALUE;
     if (!device_at(from) || !device_at(to) || from == to)
         return CUDA_ERROR_INVALID_DEVICE;
-    bool access = attribute == CU_DEVICE_P2P_ATTRIBUTE_ACCESS_SUPPORTED || attribute == CU_DEVICE_P2P_ATTRIBUTE_NATIVE_ATOMIC_SUPPORTED;
+    bool access = attribute == CU_DEVICE_P2P_ATTRIBUTE_ACCESS_SUPPORTED ||
+                  attribute == CU_DEVICE_P2P_ATTRIBUTE_NATIVE_ATOMIC_SUPPORTED;
     *value = access && possible(&devices[from], &devices[to]);
     return CUDA_SUCCESS;
 }

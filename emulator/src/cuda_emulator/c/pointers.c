@@ -5,7 +5,8 @@
 #include "pool.h"
 
 static unsigned memory_type(const Allocation *allocation) {
-    return allocation->place == PLACE_PINNED || allocation->place == PLACE_REGISTERED ? CU_MEMORYTYPE_HOST : CU_MEMORYTYPE_DEVICE;
+    return allocation->place == PLACE_PINNED || allocation->place == PLACE_REGISTERED ? CU_MEMORYTYPE_HOST
+                                                                                      : CU_MEMORYTYPE_DEVICE;
 }
 
 /* The block that an address lies in is whatever cuMemGetAddressRange says, so RANGE_* and MAPPING_* agree. */
@@ -91,7 +92,8 @@ static size_t size_of(CUpointer_attribute attribute) {
     }
 }
 
-CUresult emulated_cuPointerGetAttributes(unsigned int n, CUpointer_attribute *attributes, void **data, CUdeviceptr address) {
+CUresult emulated_cuPointerGetAttributes(unsigned int n, CUpointer_attribute *attributes, void **data,
+                                         CUdeviceptr address) {
     if (!attributes || !data)
         return CUDA_ERROR_INVALID_VALUE;
     const Allocation *allocation = allocation_at(address);
@@ -106,6 +108,7 @@ CUresult emulated_cuPointerGetAttributes(unsigned int n, CUpointer_attribute *at
 }
 
 CUresult emulated_cuPointerSetAttribute(const void *value, CUpointer_attribute attribute, CUdeviceptr address) {
-    bool settable = attribute == CU_POINTER_ATTRIBUTE_SYNC_MEMOPS; /* every copy of ours is ordered already as it asks */
+    bool settable =
+        attribute == CU_POINTER_ATTRIBUTE_SYNC_MEMOPS; /* every copy of ours is ordered already as it asks */
     return value && settable && allocation_at(address) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }

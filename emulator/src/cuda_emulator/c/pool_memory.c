@@ -1,10 +1,11 @@
 /* Allocating and freeing in the order of a stream.
  *
- * Memory is counted when a call is made, and freed when the free's turn comes. An allocation whose free is submitted is `leaving`; a
- * later allocation may take its bytes over: on the same stream at once, since it comes behind the free anyway, on another stream by
- * coming after the free (an internal dependency, if the pool allows it). So the order of trying is: what the pool holds unused, what
- * leaves on the same stream, more from the device, what leaves on other streams. Addresses are always new: only the count is reused,
- * so that a use after free meets no other allocation's bytes. */
+ * Memory is counted when a call is made, and freed when the free's turn comes. An allocation whose free is submitted is
+ * `leaving`; a later allocation may take its bytes over: on the same stream at once, since it comes behind the free
+ * anyway, on another stream by coming after the free (an internal dependency, if the pool allows it). So the order of
+ * trying is: what the pool holds unused, what leaves on the same stream, more from the device, what leaves on other
+ * streams. Addresses are always new: only the count is reused, so that a use after free meets no other allocation's
+ * bytes. */
 #include "call.h"
 #include "capture.h"
 #include "pool.h"
@@ -24,7 +25,8 @@ static void hand_over(Pool *pool, Allocation **link) {
     pool->used -= counted(allocation->size);
 }
 
-/* Takes leaving allocations until `size` bytes are there, of this stream only or of all; those of others go into `after`. */
+/* Takes leaving allocations until `size` bytes are there, of this stream only or of all; those of others go into
+ * `after`. */
 static void reuse_leaving(Pool *pool, size_t size, const Stream *stream, bool others, Order *after) {
     for (Allocation **link = &pool->leaving; *link && pool->used + size > pool->reserved;) {
         Allocation *allocation = *link;
@@ -129,7 +131,8 @@ static CUresult allocate(CUdeviceptr *address, size_t size, Pool *pool, Stream *
     return CUDA_SUCCESS;
 }
 
-CUresult emulated_cuMemAllocFromPoolAsync(CUdeviceptr *address, size_t size, CUmemoryPool handle, CUstream stream_handle) {
+CUresult emulated_cuMemAllocFromPoolAsync(CUdeviceptr *address, size_t size, CUmemoryPool handle,
+                                          CUstream stream_handle) {
     Stream *stream;
     Pool *pool = pool_find(handle);
     CUresult result = stream_find(stream_handle, &stream);
@@ -156,7 +159,8 @@ static CUresult refuse_free(CUdeviceptr address, const Allocation *allocation) {
 static void leave(Allocation *allocation, const Stream *stream, Record *freed) {
     allocation->leaving = true;
     allocation->taken = false;
-    for (Allocation **end = allocation->pool ? &allocation->pool->leaving : NULL; end; end = *end ? &(*end)->next_leaving : NULL)
+    for (Allocation **end = allocation->pool ? &allocation->pool->leaving : NULL; end;
+         end = *end ? &(*end)->next_leaving : NULL)
         if (!*end) {
             *end = allocation;
             break;
@@ -173,7 +177,8 @@ CUresult emulated_cuMemFreeAsync(CUdeviceptr address, CUstream handle) {
     if (stream->capture)
         return capture_free(stream, address);
     Allocation *allocation = allocation_at(address);
-    bool ours = allocation && allocation->address == address && (allocation->pool || (allocation->of_graph && allocation->taken));
+    bool ours = allocation && allocation->address == address &&
+                (allocation->pool || (allocation->of_graph && allocation->taken));
     if (!ours || allocation->leaving)
         return refuse_free(address, allocation);
     call_note("bytes", allocation->size);

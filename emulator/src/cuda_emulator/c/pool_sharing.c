@@ -1,6 +1,7 @@
-/* Pools shared between processes. All memory of such a pool lies in one file without a name; its descriptor is the pool's handle, and a
- * pointer is told as a place in the file. The first page says what the pool is. The importing process maps the same pages at addresses of
- * its own; it counts no memory, since that is counted where it was allocated. */
+/* Pools shared between processes. All memory of such a pool lies in one file without a name; its descriptor is the
+ * pool's handle, and a pointer is told as a place in the file. The first page says what the pool is. The importing
+ * process maps the same pages at addresses of its own; it counts no memory, since that is counted where it was
+ * allocated. */
 #include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -47,9 +48,11 @@ void pool_file_punch(const Pool *pool, size_t offset, size_t size) {
         say("the memory of a shared pool cannot be given back to the system");
 }
 
-CUresult emulated_cuMemPoolExportToShareableHandle(void *exported, CUmemoryPool handle, CUmemAllocationHandleType type, unsigned long long flags) {
+CUresult emulated_cuMemPoolExportToShareableHandle(void *exported, CUmemoryPool handle, CUmemAllocationHandleType type,
+                                                   unsigned long long flags) {
     const Pool *pool = pool_find(handle);
-    if (!exported || !pool || flags || type != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR || pool->file < 0 || pool->imported)
+    if (!exported || !pool || flags || type != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR || pool->file < 0 ||
+        pool->imported)
         return CUDA_ERROR_INVALID_VALUE;
     int copy = fcntl(pool->file, F_DUPFD_CLOEXEC, 0);
     if (copy < 0)
@@ -59,8 +62,8 @@ CUresult emulated_cuMemPoolExportToShareableHandle(void *exported, CUmemoryPool 
 }
 
 /* The descriptor stays the caller's, who passes it as a pointer-sized number. */
-CUresult emulated_cuMemPoolImportFromShareableHandle(CUmemoryPool *handle, void *exported, CUmemAllocationHandleType type,
-                                                     unsigned long long flags) {
+CUresult emulated_cuMemPoolImportFromShareableHandle(CUmemoryPool *handle, void *exported,
+                                                     CUmemAllocationHandleType type, unsigned long long flags) {
     Head head;
     if (!handle || flags || type != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR)
         return CUDA_ERROR_INVALID_VALUE;
@@ -72,7 +75,8 @@ CUresult emulated_cuMemPoolImportFromShareableHandle(CUmemoryPool *handle, void 
         close(file);
         return ours ? CUDA_ERROR_INVALID_DEVICE : CUDA_ERROR_INVALID_VALUE;
     }
-    CUmemPoolProps properties = {.allocType = CU_MEM_ALLOCATION_TYPE_PINNED, .handleTypes = type, .location = head.location};
+    CUmemPoolProps properties = {
+        .allocType = CU_MEM_ALLOCATION_TYPE_PINNED, .handleTypes = type, .location = head.location};
     Pool *pool = pool_new(&properties);
     pool->file = file;
     pool->imported = true;
@@ -82,7 +86,8 @@ CUresult emulated_cuMemPoolImportFromShareableHandle(CUmemoryPool *handle, void 
 
 CUresult emulated_cuMemPoolExportPointer(CUmemPoolPtrExportData *data, CUdeviceptr address) {
     const Allocation *allocation = allocation_at(address);
-    if (!data || !allocation || allocation->address != address || !allocation->pool || allocation->pool->file < 0 || allocation->leaving)
+    if (!data || !allocation || allocation->address != address || !allocation->pool || allocation->pool->file < 0 ||
+        allocation->leaving)
         return CUDA_ERROR_INVALID_VALUE;
     Pointer pointer = {.offset = allocation->offset, .size = allocation->size};
     memcpy(pointer.magic, magic, sizeof magic);
@@ -103,10 +108,12 @@ CUresult emulated_cuMemPoolImportPointer(CUdeviceptr *address, CUmemoryPool hand
         return result;
     memcpy(&pointer, data, sizeof pointer);
     off_t end = lseek(pool->file, 0, SEEK_END);
-    bool inside = pointer.size && end > 0 && pointer.offset <= (size_t)end && pointer.size <= (size_t)end - pointer.offset;
+    bool inside =
+        pointer.size && end > 0 && pointer.offset <= (size_t)end && pointer.size <= (size_t)end - pointer.offset;
     if (memcmp(pointer.magic, magic, sizeof magic) || !inside)
         return CUDA_ERROR_INVALID_VALUE;
-    Allocation *allocation = allocation_new(pool->place, pool->device, pointer.size, (Backing){.file = pool->file, .offset = pointer.offset});
+    Allocation *allocation = allocation_new(pool->place, pool->device, pointer.size,
+                                            (Backing){.file = pool->file, .offset = pointer.offset});
     if (!allocation)
         return CUDA_ERROR_OUT_OF_MEMORY;
     allocation->pool = pool;

@@ -167,7 +167,8 @@ CUresult emulated_cuMemGetMemPool(CUmemoryPool *handle, CUmemLocation *location,
 }
 
 CUresult emulated_cuMemSetMemPool(CUmemLocation *location, CUmemAllocationType type, CUmemoryPool handle) {
-    return is_device_pool(location, type) ? emulated_cuDeviceSetMemPool(location->id, handle) : CUDA_ERROR_NOT_SUPPORTED;
+    return is_device_pool(location, type) ? emulated_cuDeviceSetMemPool(location->id, handle)
+                                          : CUDA_ERROR_NOT_SUPPORTED;
 }
 
 CUresult emulated_cuMemPoolTrimTo(CUmemoryPool handle, size_t keep) {

@@ -23,12 +23,14 @@ CUresult emulated_cuGetErrorString(CUresult code, const char **text) {
     return *text ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
 
-/* The newest form that is not newer than the caller: a caller compiled against 11.8 must get the signature that it knows. */
+/* The newest form that is not newer than the caller: a caller compiled against 11.8 must get the signature that it
+ * knows. */
 static const Proc *newest(const char *symbol, int version, int flags) {
     const Proc *best = NULL;
     for (int i = 0; i < n_procs; i++) {
         const Proc *proc = &procs[i];
-        if (proc->flags == flags && proc->version <= version && (!best || proc->version > best->version) && !strcmp(proc->name, symbol))
+        if (proc->flags == flags && proc->version <= version && (!best || proc->version > best->version) &&
+            !strcmp(proc->name, symbol))
             best = proc;
     }
     return best;
@@ -64,8 +66,8 @@ CUresult emulated_cuGetProcAddress(const char *symbol, void **function, int vers
     return emulated_cuGetProcAddress_v2(symbol, function, version, flags, NULL);
 }
 
-/* The tables behind this call are undocumented, and one of them asks for a proof that only NVIDIA's libraries can give. None is
- * answered: who needs them (the CUDA runtime library) refuses with its own error. */
+/* The tables behind this call are undocumented, and one of them asks for a proof that only NVIDIA's libraries can give.
+ * None is answered: who needs them (the CUDA runtime library) refuses with its own error. */
 CUresult emulated_cuGetExportTable(const void **table, const CUuuid *id) {
     (void)id;
     if (table)

@@ -1,18 +1,19 @@
 /* How streams run their operations.
  *
- * Records. Each operation has a Record, which is done when it has run. An event is a pointer to the record of the operation that
- * stood in the stream when it was recorded, and a wait is an operation with somebody else's record in its `after`. A record lives as
- * long as somebody refers to it: the operation in the queue, the stream (its `tail`), events, and other operations' `after`.
+ * Records. Each operation has a Record, which is done when it has run. An event is a pointer to the record of the
+ * operation that stood in the stream when it was recorded, and a wait is an operation with somebody else's record in
+ * its `after`. A record lives as long as somebody refers to it: the operation in the queue, the stream (its `tail`),
+ * events, and other operations' `after`.
  *
- * Order. A stream is a list of operations and a thread, its worker, that takes them one by one: waits for `after`, delays by the
- * seed's jitter, runs, completes the record. `after` only ever names records of operations submitted before, so nothing waits in a
- * circle. The worker starts with the first operation and ends when the stream is closed and its queue is empty; it, or the close of a
- * stream that never had one, frees the stream.
+ * Order. A stream is a list of operations and a thread, its worker, that takes them one by one: waits for `after`,
+ * delays by the seed's jitter, runs, completes the record. `after` only ever names records of operations submitted
+ * before, so nothing waits in a circle. The worker starts with the first operation and ends when the stream is closed
+ * and its queue is empty; it, or the close of a stream that never had one, frees the stream.
  *
- * Default streams. An operation on the legacy stream comes after everything submitted so far to the context's blocking streams (those
- * without CU_STREAM_NON_BLOCKING, threads' own default streams included), and an operation on a blocking stream comes after
- * everything submitted so far to the legacy stream. Both are made when the operation is submitted, by taking the other streams' tails
- * into `after`: workers know nothing of default streams. */
+ * Default streams. An operation on the legacy stream comes after everything submitted so far to the context's blocking
+ * streams (those without CU_STREAM_NON_BLOCKING, threads' own default streams included), and an operation on a blocking
+ * stream comes after everything submitted so far to the legacy stream. Both are made when the operation is submitted,
+ * by taking the other streams' tails into `after`: workers know nothing of default streams. */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -113,8 +114,9 @@ static void run(Stream *stream, Operation *operation) {
     stream->running = NULL;
     record_complete(operation->record);
     if (trace_is_on())
-        trace_operation(work_kind_name(&operation->work), work_name(&operation->work), stream->id, stream->context->device->ordinal,
-                        operation->queued_ns, start, operation->record->end_ns, work_bytes(&operation->work), result);
+        trace_operation(work_kind_name(&operation->work), work_name(&operation->work), stream->id,
+                        stream->context->device->ordinal, operation->queued_ns, start, operation->record->end_ns,
+                        work_bytes(&operation->work), result);
     operation_free(operation);
 }
 

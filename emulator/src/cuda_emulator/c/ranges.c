@@ -1,7 +1,8 @@
-/* Addresses. Each device has a region of a tebibyte in which its memory gets addresses; the pages there can never be touched, so a host
- * that follows a device pointer faults. The bytes lie in a second place, at a constant distance (the shadow), of which only the pages
- * of live allocations are accessible: an operation that goes beyond an allocation's pages or to freed memory faults too.
- * Addresses are given out one behind the other and not again before the region has been passed once, so a stale pointer stays stale. */
+/* Addresses. Each device has a region of a tebibyte in which its memory gets addresses; the pages there can never be
+ * touched, so a host that follows a device pointer faults. The bytes lie in a second place, at a constant distance (the
+ * shadow), of which only the pages of live allocations are accessible: an operation that goes beyond an allocation's
+ * pages or to freed memory faults too. Addresses are given out one behind the other and not again before the region has
+ * been passed once, so a stale pointer stays stale. */
 #include <sys/mman.h>
 
 #include "memory.h"
@@ -39,7 +40,8 @@ bool ranges_open(void) {
         if (region >= settings.devices && region != NO_DEVICE)
             continue;
         if (!reserve(region_start(region)) || !reserve(region_start(region) + SHADOW)) {
-            say("cannot reserve the addresses of region %d (a limit on address space, or somebody is there already)", region);
+            say("cannot reserve the addresses of region %d (a limit on address space, or somebody is there already)",
+                region);
             return false;
         }
     }

@@ -1,4 +1,5 @@
-/* What the emulator knows, told beside the API: hazards, what is alive, and the exported functions that are not CUDA's. */
+/* What the emulator knows, told beside the API: hazards, what is alive, and the exported functions that are not CUDA's.
+ */
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -42,8 +43,9 @@ static void say_unfinished(const Stream *stream, void *data) {
     (void)data;
     const Operation *operation = stream->running ? stream->running : stream->first;
     if (operation)
-        say("  unfinished: stream %llu of device %d: %s %s (%s)", (unsigned long long)stream->id, stream->context->device->ordinal,
-            work_kind_name(&operation->work), work_name(&operation->work), stream->running ? "running" : "waiting");
+        say("  unfinished: stream %llu of device %d: %s %s (%s)", (unsigned long long)stream->id,
+            stream->context->device->ordinal, work_kind_name(&operation->work), work_name(&operation->work),
+            stream->running ? "running" : "waiting");
 }
 
 void report_timeout(void) {
@@ -64,7 +66,8 @@ static void put(Text *text, const char *format, ...) {
     bool fits = text->length < text->room;
     va_list arguments;
     va_start(arguments, format);
-    int n = vsnprintf(fits ? text->start + text->length : NULL, fits ? text->room - text->length : 0, format, arguments);
+    int n =
+        vsnprintf(fits ? text->start + text->length : NULL, fits ? text->room - text->length : 0, format, arguments);
     va_end(arguments);
     text->length += n > 0 ? (size_t)n : 0;
 }
@@ -83,8 +86,9 @@ static void open_list(Text *text, const char *name) {
 static void put_allocation(Allocation *allocation, void *data) {
     static const char *const places[] = {"device", "pinned", "managed", "registered", "mapped", "global"};
     next_item(data);
-    put(data, "{\"address\":%zu,\"bytes\":%zu,\"place\":\"%s\",\"device\":%d,\"pool\":%s,\"leaving\":%s}", (size_t)allocation->address,
-        allocation->size, places[allocation->place], allocation->device ? allocation->device->ordinal : -1, allocation->pool ? "true" : "false",
+    put(data, "{\"address\":%zu,\"bytes\":%zu,\"place\":\"%s\",\"device\":%d,\"pool\":%s,\"leaving\":%s}",
+        (size_t)allocation->address, allocation->size, places[allocation->place],
+        allocation->device ? allocation->device->ordinal : -1, allocation->pool ? "true" : "false",
         allocation->leaving ? "true" : "false");
 }
 
@@ -93,8 +97,8 @@ static void put_stream(const Stream *stream, void *data) {
     for (const Operation *operation = stream->first; operation; operation = operation->next)
         queued++;
     next_item(data);
-    put(data, "{\"stream\":%llu,\"device\":%d,\"queued\":%zu,\"submitted\":%llu,\"running\":\"%s\"}", (unsigned long long)stream->id,
-        stream->context->device->ordinal, queued, (unsigned long long)stream->submitted,
+    put(data, "{\"stream\":%llu,\"device\":%d,\"queued\":%zu,\"submitted\":%llu,\"running\":\"%s\"}",
+        (unsigned long long)stream->id, stream->context->device->ordinal, queued, (unsigned long long)stream->submitted,
         stream->running ? work_kind_name(&stream->running->work) : "");
 }
 
@@ -148,8 +152,8 @@ static void put_devices(Text *text) {
     for (int i = 0; i < settings.devices; i++) {
         const Device *device = &devices[i];
         next_item(text);
-        put(text, "{\"device\":%d,\"total\":%zu,\"used\":%zu,\"lost\":%s,\"broken\":%d}", i, device->total, device->used,
-            device->lost ? "true" : "false", device->primary ? (int)device->primary->broken : 0);
+        put(text, "{\"device\":%d,\"total\":%zu,\"used\":%zu,\"lost\":%s,\"broken\":%d}", i, device->total,
+            device->used, device->lost ? "true" : "false", device->primary ? (int)device->primary->broken : 0);
     }
     put(text, "]");
 }

@@ -4,7 +4,8 @@
 
 #include "emulator.h"
 
-/* Something the client does that hardware would punish at random, or never: said on stderr and kept for emulator_report. */
+/* Something the client does that hardware would punish at random, or never: said on stderr and kept for
+ * emulator_report. */
 void hazard(const char *kind, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* A wait of the current call took too long: says which streams run what. */

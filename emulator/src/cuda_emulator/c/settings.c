@@ -1,5 +1,5 @@
-/* The settings, read once from the environment: CUDA_EMULATOR_*. A value that cannot be read is named and the default taken:
- * the Python side has checked what it writes, so this meets only what a person typed. */
+/* The settings, read once from the environment: CUDA_EMULATOR_*. A value that cannot be read is named and the default
+ * taken: the Python side has checked what it writes, so this meets only what a person typed. */
 #include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -59,7 +59,8 @@ static void read_peers(void) {
     if (all || !strcmp(text, "none"))
         return;
     int from, to, used;
-    while (sscanf(text, "%d-%d%n", &from, &to, &used) == 2 && from >= 0 && from < MAX_DEVICES && to >= 0 && to < MAX_DEVICES) {
+    while (sscanf(text, "%d-%d%n", &from, &to, &used) == 2 && from >= 0 && from < MAX_DEVICES && to >= 0 &&
+           to < MAX_DEVICES) {
         settings.peers[from] |= 1u << to;
         text += used;
         if (*text == ',')

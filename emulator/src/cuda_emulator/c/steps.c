@@ -1,4 +1,5 @@
-/* Unfolding a graph into steps. A node that is a graph becomes two steps without content, around the steps of the graph inside. */
+/* Unfolding a graph into steps. A node that is a graph becomes two steps without content, around the steps of the graph
+ * inside. */
 #include <stdlib.h>
 
 #include "exec.h"
@@ -25,7 +26,8 @@ static size_t number_of(const Graph *graph, const Node *node) {
     return i;
 }
 
-/* Adds the steps of a graph behind step `before` (-1: none); returns the number of a step that comes after all of them. */
+/* Adds the steps of a graph behind step `before` (-1: none); returns the number of a step that comes after all of them.
+ */
 static size_t unfold(Steps *steps, const Graph *graph, ptrdiff_t before, CUgraphNode owner) {
     size_t n = graph->nodes.n;
     size_t *first = claim(n * sizeof *first), *last = claim(n * sizeof *last);

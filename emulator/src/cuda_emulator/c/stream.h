@@ -64,11 +64,12 @@ struct Stream {
 Stream *stream_open(Context *context, unsigned flags, int priority);
 void stream_close(Stream *stream);
 
-/* The stream that a handle means in this call (NULL, CU_STREAM_LEGACY and CU_STREAM_PER_THREAD included), its context usable. */
+/* The stream that a handle means in this call (NULL, CU_STREAM_LEGACY and CU_STREAM_PER_THREAD included), its context
+ * usable. */
 CUresult stream_find(CUstream handle, Stream **stream);
 
-/* Takes over `work`: queues it behind what default-stream order demands, or adds it to the graph that the stream captures.
- * `record` (may be NULL) is set to a record that the caller must drop; NULL while capturing. */
+/* Takes over `work`: queues it behind what default-stream order demands, or adds it to the graph that the stream
+ * captures. `record` (may be NULL) is set to a record that the caller must drop; NULL while capturing. */
 CUresult stream_submit(Stream *stream, Work *work, Record **record);
 
 /* The same for an operation that also comes after what `after` names, which is taken over too. */

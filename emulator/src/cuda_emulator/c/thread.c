@@ -1,5 +1,5 @@
-/* The state of a thread: its stack of contexts and its own default streams. The thread alone uses its stack; its streams belong to
- * the lock, since the end of a context closes them from another thread. */
+/* The state of a thread: its stack of contexts and its own default streams. The thread alone uses its stack; its
+ * streams belong to the lock, since the end of a context closes them from another thread. */
 #include <stdlib.h>
 
 #include "stream.h"

@@ -1,5 +1,5 @@
-/* User objects: the client's data that lives as long as graphs refer to it. The client's destroy function is its own code, so it runs in
- * a thread of its own, without the lock, and must not call the driver. */
+/* User objects: the client's data that lives as long as graphs refer to it. The client's destroy function is its own
+ * code, so it runs in a thread of its own, without the lock, and must not call the driver. */
 #include <stdlib.h>
 
 #include "graph.h"
@@ -65,7 +65,8 @@ void user_references_end(Graph *graph) {
     graph->n_users = 0;
 }
 
-CUresult emulated_cuUserObjectCreate(CUuserObject *handle, void *data, CUhostFn destroy_data, unsigned int references, unsigned int flags) {
+CUresult emulated_cuUserObjectCreate(CUuserObject *handle, void *data, CUhostFn destroy_data, unsigned int references,
+                                     unsigned int flags) {
     if (!handle || !destroy_data || !references || flags != CU_USER_OBJECT_NO_DESTRUCTOR_SYNC)
         return CUDA_ERROR_INVALID_VALUE;
     UserObject *user = claim(sizeof *user);
@@ -92,7 +93,8 @@ CUresult emulated_cuUserObjectRelease(CUuserObject handle, unsigned int count) {
     return CUDA_SUCCESS;
 }
 
-CUresult emulated_cuGraphRetainUserObject(CUgraph graph_handle, CUuserObject handle, unsigned int count, unsigned int flags) {
+CUresult emulated_cuGraphRetainUserObject(CUgraph graph_handle, CUuserObject handle, unsigned int count,
+                                          unsigned int flags) {
     Graph *graph = graph_find(graph_handle);
     UserObject *user = find(handle);
     if (!graph || !user || !count || flags & ~(unsigned)CU_GRAPH_USER_OBJECT_MOVE)

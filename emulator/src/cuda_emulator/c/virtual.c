@@ -1,6 +1,6 @@
-/* Virtual memory management: reserved ranges of addresses, physical memory (a Block, a file without a name), and the one mapped into the
- * other. A mapping is an allocation like others, except that mappings side by side may be used as one. A block lives while a client has its
- * handle or a mapping of it is there. */
+/* Virtual memory management: reserved ranges of addresses, physical memory (a Block, a file without a name), and the
+ * one mapped into the other. A mapping is an allocation like others, except that mappings side by side may be used as
+ * one. A block lives while a client has its handle or a mapping of it is there. */
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
@@ -69,7 +69,8 @@ static uintptr_t find_free(size_t size, size_t alignment) {
     return 0;
 }
 
-CUresult emulated_cuMemAddressReserve(CUdeviceptr *address, size_t size, size_t alignment, CUdeviceptr hint, unsigned long long flags) {
+CUresult emulated_cuMemAddressReserve(CUdeviceptr *address, size_t size, size_t alignment, CUdeviceptr hint,
+                                      unsigned long long flags) {
     bool power = !(alignment & (alignment - 1));
     if (!address || !size || size % GRANULARITY || !power || flags)
         return CUDA_ERROR_INVALID_VALUE;
@@ -108,7 +109,8 @@ static CUresult check_properties(const CUmemAllocationProp *properties) {
     return device_at(properties->location.id) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE;
 }
 
-CUresult emulated_cuMemGetAllocationGranularity(size_t *granularity, const CUmemAllocationProp *properties, CUmemAllocationGranularity_flags which) {
+CUresult emulated_cuMemGetAllocationGranularity(size_t *granularity, const CUmemAllocationProp *properties,
+                                                CUmemAllocationGranularity_flags which) {
     (void)which;
     CUresult result = granularity ? check_properties(properties) : CUDA_ERROR_INVALID_VALUE;
     if (!result)
@@ -132,7 +134,8 @@ static void end_if_unused(Block *block) {
 static bool fill_file(const Block *block) {
     Tail tail = {.properties = block->properties};
     memcpy(tail.magic, magic, sizeof magic);
-    if (block->file < 0 || ftruncate(block->file, (off_t)block->size) || pwrite(block->file, &tail, sizeof tail, (off_t)block->size) != sizeof tail)
+    if (block->file < 0 || ftruncate(block->file, (off_t)block->size) ||
+        pwrite(block->file, &tail, sizeof tail, (off_t)block->size) != sizeof tail)
         return false;
     if (settings.poison < 0)
         return true;
@@ -144,7 +147,8 @@ static bool fill_file(const Block *block) {
     return true;
 }
 
-CUresult emulated_cuMemCreate(CUmemGenericAllocationHandle *handle, size_t size, const CUmemAllocationProp *properties, unsigned long long flags) {
+CUresult emulated_cuMemCreate(CUmemGenericAllocationHandle *handle, size_t size, const CUmemAllocationProp *properties,
+                              unsigned long long flags) {
     CUresult result = check_properties(properties);
     if (result)
         return result;
@@ -191,7 +195,8 @@ CUresult emulated_cuMemRetainAllocationHandle(CUmemGenericAllocationHandle *hand
     return CUDA_SUCCESS;
 }
 
-CUresult emulated_cuMemGetAllocationPropertiesFromHandle(CUmemAllocationProp *properties, CUmemGenericAllocationHandle handle) {
+CUresult emulated_cuMemGetAllocationPropertiesFromHandle(CUmemAllocationProp *properties,
+                                                         CUmemGenericAllocationHandle handle) {
     const Block *block = find_block(handle);
     if (!properties || !block)
         return CUDA_ERROR_INVALID_VALUE;
@@ -199,7 +204,8 @@ CUresult emulated_cuMemGetAllocationPropertiesFromHandle(CUmemAllocationProp *pr
     return CUDA_SUCCESS;
 }
 
-CUresult emulated_cuMemMap(CUdeviceptr address, size_t size, size_t offset, CUmemGenericAllocationHandle handle, unsigned long long flags) {
+CUresult emulated_cuMemMap(CUdeviceptr address, size_t size, size_t offset, CUmemGenericAllocationHandle handle,
+                           unsigned long long flags) {
     Block *block = find_block(handle);
     const Range *range = range_across(address, size);
     bool reserved = range && address >= range->address && address + size <= range->address + range->size;
@@ -209,8 +215,15 @@ CUresult emulated_cuMemMap(CUdeviceptr address, size_t size, size_t offset, CUme
     if (!range_fill(address, size, block->file, 0))
         return CUDA_ERROR_OUT_OF_MEMORY;
     Allocation *allocation = claim(sizeof *allocation);
-    *allocation = (Allocation){.address = address, .size = size, .bytes = range_bytes(address), .block = address, .block_size = size,
-                               .place = PLACE_MAPPED, .device = block->device, .shared = true, .mapped = block};
+    *allocation = (Allocation){.address = address,
+                               .size = size,
+                               .bytes = range_bytes(address),
+                               .block = address,
+                               .block_size = size,
+                               .place = PLACE_MAPPED,
+                               .device = block->device,
+                               .shared = true,
+                               .mapped = block};
     allocation_add(allocation);
     block->mappings++;
     return CUDA_SUCCESS;
@@ -222,7 +235,8 @@ void block_unmapped(Block *block) {
 }
 
 /* Calls `change` for the mappings that fill a range exactly; false, and nothing is called, if they do not. */
-static bool for_mappings(CUdeviceptr address, size_t size, void (*change)(Allocation *allocation, const void *data), const void *data) {
+static bool for_mappings(CUdeviceptr address, size_t size, void (*change)(Allocation *allocation, const void *data),
+                         const void *data) {
     uintptr_t end = address + size;
     for (uintptr_t at = address; at < end;) {
         const Allocation *allocation = allocation_across(at, 1);
@@ -250,7 +264,8 @@ CUresult emulated_cuMemUnmap(CUdeviceptr address, size_t size) {
 static void set_access(Allocation *allocation, const void *data) {
     const CUmemAccessDesc *access = data;
     uint32_t bit = 1u << access->location.id;
-    allocation->access = access->flags == CU_MEM_ACCESS_FLAGS_PROT_NONE ? allocation->access & ~bit : allocation->access | bit;
+    allocation->access =
+        access->flags == CU_MEM_ACCESS_FLAGS_PROT_NONE ? allocation->access & ~bit : allocation->access | bit;
 }
 
 CUresult emulated_cuMemSetAccess(CUdeviceptr address, size_t size, const CUmemAccessDesc *list, size_t count) {
@@ -278,10 +293,11 @@ CUresult emulated_cuMemGetAccess(unsigned long long *flags, const CUmemLocation 
     return CUDA_SUCCESS;
 }
 
-CUresult emulated_cuMemExportToShareableHandle(void *exported, CUmemGenericAllocationHandle handle, CUmemAllocationHandleType type,
-                                               unsigned long long flags) {
+CUresult emulated_cuMemExportToShareableHandle(void *exported, CUmemGenericAllocationHandle handle,
+                                               CUmemAllocationHandleType type, unsigned long long flags) {
     const Block *block = find_block(handle);
-    if (!exported || !block || flags || !(block->properties.requestedHandleTypes & type) || type != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR)
+    if (!exported || !block || flags || !(block->properties.requestedHandleTypes & type) ||
+        type != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR)
         return CUDA_ERROR_INVALID_VALUE;
     int copy = fcntl(block->file, F_DUPFD_CLOEXEC, 0);
     if (copy < 0)
@@ -290,7 +306,8 @@ CUresult emulated_cuMemExportToShareableHandle(void *exported, CUmemGenericAlloc
     return CUDA_SUCCESS;
 }
 
-CUresult emulated_cuMemImportFromShareableHandle(CUmemGenericAllocationHandle *handle, void *exported, CUmemAllocationHandleType type) {
+CUresult emulated_cuMemImportFromShareableHandle(CUmemGenericAllocationHandle *handle, void *exported,
+                                                 CUmemAllocationHandleType type) {
     Tail tail;
     struct stat status;
     if (!handle || type != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR)
@@ -299,14 +316,19 @@ CUresult emulated_cuMemImportFromShareableHandle(CUmemGenericAllocationHandle *h
     if (file < 0)
         return CUDA_ERROR_INVALID_VALUE;
     off_t size = fstat(file, &status) ? 0 : status.st_size - (off_t)sizeof tail;
-    bool ours = size > 0 && pread(file, &tail, sizeof tail, size) == sizeof tail && !memcmp(tail.magic, magic, sizeof magic);
+    bool ours =
+        size > 0 && pread(file, &tail, sizeof tail, size) == sizeof tail && !memcmp(tail.magic, magic, sizeof magic);
     if (!ours || check_properties(&tail.properties)) {
         close(file);
         return CUDA_ERROR_INVALID_VALUE;
     }
     Block *block = claim(sizeof *block);
-    *block = (Block){.properties = tail.properties, .device = &devices[tail.properties.location.id], .size = (size_t)size, .references = 1,
-                     .file = file, .imported = true};
+    *block = (Block){.properties = tail.properties,
+                     .device = &devices[tail.properties.location.id],
+                     .size = (size_t)size,
+                     .references = 1,
+                     .file = file,
+                     .imported = true};
     *handle = (CUmemGenericAllocationHandle)object_open(&block->object, OBJECT_BLOCK, NULL);
     return CUDA_SUCCESS;
 }

@@ -1,5 +1,6 @@
-/* CUDA_VISIBLE_DEVICES: which of the devices a process sees, and in which order. Read when the driver is initialised, as the real one does:
- * entries are ordinals, or beginnings of UUIDs (GPU-...); the first one that is no device, or is there twice, ends the list. */
+/* CUDA_VISIBLE_DEVICES: which of the devices a process sees, and in which order. Read when the driver is initialised,
+ * as the real one does: entries are ordinals, or beginnings of UUIDs (GPU-...); the first one that is no device, or is
+ * there twice, ends the list. */
 #include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -59,5 +60,6 @@ void uuid_text(int physical, char *text) {
     uuid_bytes(physical, bytes);
     text += sprintf(text, "GPU");
     for (int i = 0; i < 16; i++)
-        text += sprintf(text, i == 0 || i == 4 || i == 6 || i == 8 || i == 10 ? "-%02x" : "%02x", (unsigned char)bytes[i]);
+        text +=
+            sprintf(text, i == 0 || i == 4 || i == 6 || i == 8 || i == 10 ? "-%02x" : "%02x", (unsigned char)bytes[i]);
 }

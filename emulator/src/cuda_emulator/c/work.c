@@ -1,4 +1,5 @@
-/* Running work. Addresses are resolved when the work's turn comes: what was freed before it in the order of its stream is gone. */
+/* Running work. Addresses are resolved when the work's turn comes: what was freed before it in the order of its stream
+ * is gone. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,8 +13,9 @@
 #include "work.h"
 
 static const char *const kind_names[N_WORK_KINDS] = {
-    [WORK_MARK] = "mark", [WORK_COPY] = "copy", [WORK_FILL] = "fill", [WORK_KERNEL] = "kernel", [WORK_HOST] = "host",
-    [WORK_ALLOC] = "alloc", [WORK_FREE] = "free", [WORK_GRAPH] = "graph", [WORK_SIGNAL] = "signal", [WORK_AWAIT] = "await"};
+    [WORK_MARK] = "mark",     [WORK_COPY] = "copy",   [WORK_FILL] = "fill", [WORK_KERNEL] = "kernel",
+    [WORK_HOST] = "host",     [WORK_ALLOC] = "alloc", [WORK_FREE] = "free", [WORK_GRAPH] = "graph",
+    [WORK_SIGNAL] = "signal", [WORK_AWAIT] = "await"};
 
 const char *work_kind_name(const Work *work) {
     return kind_names[work->kind];
@@ -50,17 +52,20 @@ uint64_t work_bytes(const Work *work) {
     }
 }
 
-/* The address that the CPU uses for `size` bytes; NULL, and a hazard said, if the memory is not there at this point of the stream. */
+/* The address that the CPU uses for `size` bytes; NULL, and a hazard said, if the memory is not there at this point of
+ * the stream. */
 static void *resolve(const char *what, uintptr_t address, size_t size) {
     const Allocation *allocation = allocation_at(address);
     if (!allocation && !is_device_address(address))
         return (void *)address;
     if (!allocation || size > room_at(address)) {
-        hazard("use after free", "a %s of %zu bytes at 0x%zx met memory that was freed before it", what, size, (size_t)address);
+        hazard("use after free", "a %s of %zu bytes at 0x%zx met memory that was freed before it", what, size,
+               (size_t)address);
         return NULL;
     }
     if (!is_usable(allocation)) {
-        hazard("use before allocation", "a %s at 0x%zx met memory that is not allocated at this point of the order", what, (size_t)address);
+        hazard("use before allocation", "a %s at 0x%zx met memory that is not allocated at this point of the order",
+               what, (size_t)address);
         return NULL;
     }
     return (void *)(allocation->bytes + (address - allocation->address));

@@ -77,7 +77,8 @@ typedef struct Work {
     };
 } Work;
 
-/* Does it; called without the lock. `state` is the context's, CUDA_SUCCESS but for work that survives. An error breaks the context. */
+/* Does it; called without the lock. `state` is the context's, CUDA_SUCCESS but for work that survives. An error breaks
+ * the context. */
 CUresult work_run(const Work *work, Context *context, CUresult state);
 
 /* Whether it is done in a broken context too: a callback that is told the error. */

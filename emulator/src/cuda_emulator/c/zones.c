@@ -1,6 +1,6 @@
-/* Red zones: bytes of a known value before and after an allocation. Copies and fills are checked exactly when they are called, so only
- * kernels and, for pinned and managed memory, the host can damage them; they are checked when memory is freed and when the host waits for
- * a stream after a kernel ran. */
+/* Red zones: bytes of a known value before and after an allocation. Copies and fills are checked exactly when they are
+ * called, so only kernels and, for pinned and managed memory, the host can damage them; they are checked when memory is
+ * freed and when the host waits for a stream after a kernel ran. */
 #include <string.h>
 
 #include "memory.h"
@@ -24,7 +24,8 @@ static Zone after(const Allocation *allocation) {
 }
 
 static bool has_zones(const Allocation *allocation) {
-    bool ours = allocation->place == PLACE_DEVICE || allocation->place == PLACE_PINNED || allocation->place == PLACE_MANAGED;
+    bool ours =
+        allocation->place == PLACE_DEVICE || allocation->place == PLACE_PINNED || allocation->place == PLACE_MANAGED;
     return ours && settings.red_zone && !allocation->shared;
 }
 
@@ -48,8 +49,8 @@ bool zones_broken(const Allocation *allocation) {
         return false;
     bool front = damaged(before(allocation)), back = damaged(after(allocation));
     if (front || back) {
-        hazard("out of bounds", "a write just %s an allocation of %zu bytes at 0x%zx", front ? "before" : "behind", allocation->size,
-               (size_t)allocation->address);
+        hazard("out of bounds", "a write just %s an allocation of %zu bytes at 0x%zx", front ? "before" : "behind",
+               allocation->size, (size_t)allocation->address);
         zones_paint(allocation);
     }
     return front || back;
