@@ -150,6 +150,13 @@ def test_global_variables_are_named_with_their_sizes(tmp_path: Path) -> None:
     assert ctypes.c_int.in_dll(image.symbols, "counter").value == 10
 
 
+def test_a_kernel_may_have_the_name_of_a_system_call(tmp_path: Path) -> None:
+    image = Image('extern "C" __global__ void write(int *x) { x[0] = 3; }', tmp_path)
+    x = (ctypes.c_int * 1)()
+    image.launch("write", (1, 1, 1), (1, 1, 1), x)
+    assert x[0] == 3
+
+
 def test_options_reach_the_compiler(tmp_path: Path) -> None:
     source = 'extern "C" { __global__ void __launch_bounds__(32) k(int *x) { x[0] = N; } }'
     image = Image(source, tmp_path, options=("-DN=9",))
