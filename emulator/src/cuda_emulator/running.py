@@ -82,7 +82,7 @@ class Emulator:
         return int(self._calls.emulator_live_objects())
 
     def lose_device(self, device: int) -> None:
-        """From now on every call on the device fails with DEVICE_UNAVAILABLE... as if it had fallen off the bus.
+        """From now on every call for the device fails with DEVICE_UNAVAILABLE, as if it had fallen off the bus.
 
         Raises:
             ValueError: there is no such device.

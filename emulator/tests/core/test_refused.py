@@ -44,7 +44,7 @@ REFUSED: dict[str, tuple[Callable[[Device], object], str]] = {
     "Device.to_system_device": (lambda device: device.to_system_device(), "nvml"),
     "system": (lambda device: system.get_num_devices(), "nvml"),
     "SMResource": (lambda device: device.resources.sm.split(SMResourceOptions(count=2)), "NOT_SUPPORTED"),
-    "WorkqueueResource": (lambda device: device.resources.workqueue, "NOT_SUPPORTED"),
+    "WorkqueueResource": (lambda device: device.resources.workqueue, "NOT_SUPPORTED|requires CUDA driver"),
     "green Context": (
         lambda device: device.create_context(ContextOptions(resources=[device.resources.sm])),
         "NOT_SUPPORTED",
@@ -82,6 +82,11 @@ def find(library: str) -> None:
         pytest.skip(f"{library} is not installed")
 
 
+# Where NVRTC is newer than the driver that cuda.h makes the emulator claim to be.
+OLD_DRIVER = pytest.mark.filterwarnings("ignore:The CUDA driver version is older:RuntimeWarning")
+
+
+@OLD_DRIVER
 @pytest.mark.parametrize("form", ["ptx", "cubin"])
 def test_code_for_a_gpu_compiles_and_is_refused_when_it_is_loaded(form: str, device: Device) -> None:
     find("nvrtc")
@@ -90,6 +95,7 @@ def test_code_for_a_gpu_compiles_and_is_refused_when_it_is_loaded(form: str, dev
         code.get_kernel("k")
 
 
+@OLD_DRIVER
 def test_linked_code_is_refused_when_it_is_loaded(device: Device) -> None:
     find("nvrtc")
     find("nvJitLink")
