@@ -162,6 +162,7 @@ static void session_end(Session *session) {
     while (*link != session)
         link = &(*link)->next;
     *link = session->next;
+    session->graph->capturing = false;
     session->graph = NULL;
     nodes_end(&session->left);
     session->references++;
@@ -223,6 +224,7 @@ static CUresult begin(Stream *stream, Graph *graph, const Nodes *tips, CUstreamC
     Session *session = claim(sizeof *session);
     session->own_graph = !graph;
     session->graph = graph ? graph : graph_new();
+    session->graph->capturing = true;
     session->mode = mode;
     session->thread = thread_self();
     session->first = stream;
