@@ -34,13 +34,15 @@ static struct {
 static bool open;
 static bool forked;
 
+enum { OUTSIDE = -1 };
+
 static _Thread_local struct {
-    int index;
+    int index; /* CALL_..., or OUTSIDE */
     bool per_thread;
     uint64_t start;
     int n_notes;
     Note notes[MAX_NOTES];
-} call;
+} call = {.index = OUTSIDE};
 
 static bool starts_with_one_of(const char *name, const char *const *prefixes) {
     for (; *prefixes; prefixes++)
@@ -104,6 +106,7 @@ CUresult call_end(CUresult result) {
     if (trace_is_on())
         trace_call(call_names[call.index], call.start, result, context ? context->device->ordinal : -1, call.notes,
                    call.n_notes);
+    call.index = OUTSIDE;
     return result;
 }
 
@@ -118,7 +121,7 @@ bool call_is_per_thread(void) {
 }
 
 const char *call_name(void) {
-    return call_names[call.index];
+    return call.index == OUTSIDE ? "the host" : call_names[call.index];
 }
 
 void call_note(const char *key, uint64_t value) {

@@ -27,6 +27,7 @@ typedef struct Capture {
     Session *session;
     Nodes tips;
     CUgraphNode *handles; /* of the tips, as cuStreamGetCaptureInfo lends them out */
+    CUgraphEdgeData *edges; /* and of the edges to them: all of the plain kind */
 } Capture;
 
 static Session *sessions;
@@ -44,6 +45,7 @@ static void capture_end(Capture *capture) {
     Session *session = capture->session;
     nodes_end(&capture->tips);
     free(capture->handles);
+    free(capture->edges);
     free(capture);
     if (--session->references == 0)
         free(session);
@@ -366,6 +368,11 @@ CUresult emulated_cuStreamGetCaptureInfo_v3(CUstream handle, CUstreamCaptureStat
         for (size_t i = 0; i < capture->tips.n; i++)
             capture->handles[i] = capture->tips.items[i]->object.handle;
         *after = capture->handles;
+    }
+    if (data) {
+        free(capture->edges);
+        capture->edges = claim(capture->tips.n * sizeof *capture->edges);
+        *data = capture->edges;
     }
     return CUDA_SUCCESS;
 }

@@ -17,6 +17,9 @@ size_t emulator_live_objects(void);
 /* How many hazards were found. */
 size_t emulator_hazards(void);
 
+/* Waits until no stream has work. 0, or -1 after the time limit of the settings. */
+int emulator_wait_idle(void);
+
 /* Replaces all faults by those of the text. 0, or 1 + the position of the first item that cannot be read; then nothing
  * is changed. */
 int emulator_set_faults(const char *text);

@@ -218,6 +218,15 @@ size_t emulator_hazards(void) {
     return n;
 }
 
+int emulator_wait_idle(void) {
+    CUresult result = CUDA_SUCCESS;
+    pthread_mutex_lock(&lock);
+    for (Context *context = contexts_first(); context && !result; context = context->next)
+        result = context_wait(context);
+    pthread_mutex_unlock(&lock);
+    return result ? -1 : 0;
+}
+
 int emulator_set_faults(const char *text) {
     pthread_mutex_lock(&lock);
     size_t bad = faults_set(text ? text : "");
