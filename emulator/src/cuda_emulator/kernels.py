@@ -14,7 +14,11 @@ from cuda_emulator.compiler import content_key, find_cxx_compiler
 from cuda_emulator.errors import BuildError
 
 _SHIM = Path(__file__).with_name("kernel.hpp")
-_FLAGS = ("-std=c++17", "-O2", "-g", "-fPIC", "-shared", "-pthread", "-Wno-unknown-pragmas", "-U_FORTIFY_SOURCE")
+_FLAGS = (
+    *("-std=c++17", "-O2", "-g", "-fPIC", "-shared", "-pthread", "-Wno-unknown-pragmas", "-U_FORTIFY_SOURCE"),
+    # A kernel may be called as a function of the C library is: inside the image the name means the kernel.
+    "-Wl,-Bsymbolic",
+)
 
 _NOISE = re.compile(r'//[^\n]*|/\*.*?\*/|R"\((?:.*?)\)"|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])+\'', re.DOTALL)
 _KERNEL = re.compile(r"__global__\s+(?:(?:__launch_bounds__\s*\([^)]*\)|static|inline|void)\s+)*(\w+)\s*\(")

@@ -15,6 +15,8 @@ from cuda_emulator.errors import StartError
 from cuda_emulator.faults import Fault, faults_of, text_of
 from cuda_emulator.settings import Settings
 
+DEVICE_FILES = Path("/dev")
+
 
 class Emulator:
     """The emulator that this process runs on; ``start`` makes the only one. It lasts as long as the process."""
@@ -188,7 +190,7 @@ def _refuse_real_driver(ours: Path) -> None:
                 f"a CUDA driver is loaded already: {mapped}; "
                 f"start the emulator before anything that uses CUDA is imported"
             )
-    if "cuda.bindings.driver" in sys.modules and any(Path("/dev").glob("nvidia*")):
+    if "cuda.bindings.driver" in sys.modules and any(DEVICE_FILES.glob("nvidia*")):
         raise StartError(
             "cuda.bindings is imported already and this machine has NVIDIA devices, so it may be bound to the real "
             "driver; start the emulator before cuda.bindings, cuda.core or Numba is imported"
