@@ -103,12 +103,17 @@ def live() -> tuple[int, int]:
     return emulator.live_bytes(), emulator.live_objects()
 
 
-HOST = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_HOST = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _kept: list[Any] = []
+
+
+def host(body: Callable[[], object]) -> Any:
+    """A host function for the driver, which calls ``body``."""
+    function = _HOST(lambda _: body() and None)
+    _kept.append(function)
+    return driver.CUhostFn(ctypes.cast(function, ctypes.c_void_p).value)
 
 
 def hold(gate: threading.Event) -> Any:
     """A host function that waits until the gate is open."""
-    function = HOST(lambda _: gate.wait(30) and None)
-    _kept.append(function)
-    return driver.CUhostFn(ctypes.cast(function, ctypes.c_void_p).value)
+    return host(lambda: gate.wait(30))

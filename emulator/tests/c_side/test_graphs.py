@@ -5,7 +5,7 @@ import threading
 from typing import Any
 
 from cuda.bindings import driver
-from programs import Child, context, event, fails, hold, kernels, launch, live, ok, pinned, read, stream
+from programs import Child, context, event, fails, hold, host, kernels, launch, live, ok, pinned, read, stream
 
 INT, UINT = ctypes.c_int, ctypes.c_uint
 AFFINE = (None, INT, INT, UINT)
@@ -112,6 +112,12 @@ def mistakes() -> None:
     begin(blocking)
     fails(driver.cuLaunchHostFunc(0, driver.CUhostFn(1), 0), "STREAM_CAPTURE_IMPLICIT")
     fails(driver.cuStreamEndCapture(blocking), "STREAM_CAPTURE_INVALIDATED")
+    begin(one)
+    ok(driver.cuMemsetD8Async(int(ok(driver.cuMemAlloc(1))), 1, 1, one))
+    *_, nodes, edges, count = ok(driver.cuStreamGetCaptureInfo(one))
+    assert (len(nodes), len(edges), count) == (1, 1, 1)
+    graph = ok(driver.cuStreamEndCapture(one))
+    ok(driver.cuGraphDestroy(graph))
     begin(one, MODE.CU_STREAM_CAPTURE_MODE_GLOBAL)
     fails(driver.cuMemAlloc(1), "STREAM_CAPTURE_UNSUPPORTED")
     fails(driver.cuStreamEndCapture(one), "STREAM_CAPTURE_INVALIDATED")
@@ -230,9 +236,9 @@ def recorded_and_waited() -> None:
     gate = threading.Event()
     made = event()
     graph = ok(driver.cuGraphCreate(0))
-    host = driver.CUDA_HOST_NODE_PARAMS()
-    host.fn = hold(gate)
-    first = ok(driver.cuGraphAddHostNode(graph, [], 0, host))
+    holding = driver.CUDA_HOST_NODE_PARAMS()
+    holding.fn = hold(gate)
+    first = ok(driver.cuGraphAddHostNode(graph, [], 0, holding))
     fill = driver.CUDA_MEMSET_NODE_PARAMS()
     fill.dst, fill.elementSize, fill.width, fill.height, fill.value = data, 1, 1, 1, 8
     second = ok(driver.cuGraphAddMemsetNode(graph, [first], 1, fill, context()))
@@ -254,9 +260,8 @@ def test_events_in_graphs(child: Child) -> None:
 def user_objects() -> None:
     context()
     ended = threading.Event()
-    destroy = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: ended.set())
     graph = ok(driver.cuGraphCreate(0))
-    function = driver.CUhostFn(ctypes.cast(destroy, ctypes.c_void_p).value)
+    function = host(ended.set)
     made = ok(driver.cuUserObjectCreate(0, function, 1, driver.CUuserObject_flags.CU_USER_OBJECT_NO_DESTRUCTOR_SYNC))
     ok(driver.cuGraphRetainUserObject(graph, made, 1, driver.CUuserObjectRetain_flags.CU_GRAPH_USER_OBJECT_MOVE))
     executable = ok(driver.cuGraphInstantiate(graph, 0))
@@ -291,3 +296,32 @@ def freed_and_launched_again() -> None:
 
 def test_memory_of_a_graph_freed_and_launched_again(child: Child) -> None:
     child(freed_and_launched_again)
+
+
+def one_at_a_time() -> None:
+    """Launches of one executable graph do not overlap, on whatever streams they are."""
+    context()
+    streams = [stream() for _ in range(4)]
+    running, most = 0, 0
+
+    def enter() -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+
+    def leave() -> None:
+        nonlocal running
+        running -= 1
+
+    begin(streams[0])
+    ok(driver.cuLaunchHostFunc(streams[0], host(enter), 0))
+    ok(driver.cuLaunchHostFunc(streams[0], host(leave), 0))
+    executable = ok(driver.cuGraphInstantiate(ok(driver.cuStreamEndCapture(streams[0])), 0))
+    for i in range(40):
+        ok(driver.cuGraphLaunch(executable, streams[i % 4]))
+    ok(driver.cuCtxSynchronize())
+    assert (running, most) == (0, 1)
+
+
+def test_launches_of_an_executable_graph_do_not_overlap(child: Child) -> None:
+    child(one_at_a_time, jitter_us=300)

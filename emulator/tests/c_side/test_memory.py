@@ -4,7 +4,7 @@ import ctypes
 import threading
 
 from cuda.bindings import driver
-from programs import Child, context, event, fails, hold, kernels, launch, live, ok, pinned, read, stream
+from programs import Child, context, event, fails, hold, host, kernels, launch, live, ok, pinned, read, stream
 
 MIB = 1 << 20
 
@@ -34,17 +34,20 @@ def pool_reuse() -> None:
     one, two = stream(), stream()
     first = int(ok(driver.cuMemAllocAsync(6 * MIB, one)))
     ok(driver.cuLaunchHostFunc(one, hold(gate), 0))
+    order: list[str] = []
+    ok(driver.cuLaunchHostFunc(one, host(lambda: order.append("before the free")), 0))
     ok(driver.cuMemFreeAsync(first, one))
     second = int(ok(driver.cuMemAllocAsync(6 * MIB, one)))  # behind the free, in the same stream
     ok(driver.cuMemFreeAsync(second, one))
     third = int(ok(driver.cuMemAllocAsync(6 * MIB, two)))  # made to wait for the other stream's free
+    ok(driver.cuLaunchHostFunc(two, host(lambda: order.append("behind the allocation")), 0))
     ok(driver.cuMemsetD8Async(third, 1, 6 * MIB, two))
-    fails(driver.cuStreamQuery(two), "NOT_READY")
     fails(driver.cuMemAllocAsync(6 * MIB, two), "OUT_OF_MEMORY")
-    gate.set()
+    threading.Timer(0.1, gate.set).start()
     ok(driver.cuMemFreeAsync(third, two))
     ok(driver.cuStreamSynchronize(two))
     ok(driver.cuStreamSynchronize(one))
+    assert order == ["before the free", "behind the allocation"]
     assert live()[0] == 0
     assert ok(driver.cuMemGetInfo())[0] == 8 * MIB
 

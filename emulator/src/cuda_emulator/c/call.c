@@ -1,9 +1,9 @@
 /* What stands around every call: the lock, the refusals that all calls share, injected faults, and the trace.
  *
  * The lock. One mutex guards every record of the emulator. A call holds it from call_begin to call_end, so an
- * implementation is plain sequential code. It is given up in two places only: while a host thread or a worker waits (in
- * pthread_cond_wait), and while a worker runs an operation. So the client's code (kernels, host functions) and copies
- * never run under it, and nothing that waits holds it. After a wait anything may have changed: whoever waits keeps what
+ * implementation is plain sequential code. It is given up while a host thread or a worker waits, while a worker runs an
+ * operation, and while code of a kernel image runs that is loaded or unloaded. So neither the client's code nor copies
+ * run under it, and nothing that waits holds it. After that anything may have changed: whoever gives it up keeps what
  * it needs by a reference (Record) or looks it up again. The lock is never taken twice by a thread, and no other lock
  * is taken under it.
  *
@@ -34,13 +34,15 @@ static struct {
 static bool open;
 static bool forked;
 
+enum { OUTSIDE = -1 };
+
 static _Thread_local struct {
-    int index;
+    int index; /* CALL_..., or OUTSIDE */
     bool per_thread;
     uint64_t start;
     int n_notes;
     Note notes[MAX_NOTES];
-} call;
+} call = {.index = OUTSIDE};
 
 static bool starts_with_one_of(const char *name, const char *const *prefixes) {
     for (; *prefixes; prefixes++)
@@ -104,6 +106,7 @@ CUresult call_end(CUresult result) {
     if (trace_is_on())
         trace_call(call_names[call.index], call.start, result, context ? context->device->ordinal : -1, call.notes,
                    call.n_notes);
+    call.index = OUTSIDE;
     return result;
 }
 
@@ -118,7 +121,7 @@ bool call_is_per_thread(void) {
 }
 
 const char *call_name(void) {
-    return call_names[call.index];
+    return call.index == OUTSIDE ? "the host" : call_names[call.index];
 }
 
 void call_note(const char *key, uint64_t value) {

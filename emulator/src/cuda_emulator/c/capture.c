@@ -27,6 +27,7 @@ typedef struct Capture {
     Session *session;
     Nodes tips;
     CUgraphNode *handles; /* of the tips, as cuStreamGetCaptureInfo lends them out */
+    CUgraphEdgeData *edges; /* and of the edges to them: all of the plain kind */
 } Capture;
 
 static Session *sessions;
@@ -44,6 +45,7 @@ static void capture_end(Capture *capture) {
     Session *session = capture->session;
     nodes_end(&capture->tips);
     free(capture->handles);
+    free(capture->edges);
     free(capture);
     if (--session->references == 0)
         free(session);
@@ -162,6 +164,7 @@ static void session_end(Session *session) {
     while (*link != session)
         link = &(*link)->next;
     *link = session->next;
+    session->graph->capturing = false;
     session->graph = NULL;
     nodes_end(&session->left);
     session->references++;
@@ -223,6 +226,7 @@ static CUresult begin(Stream *stream, Graph *graph, const Nodes *tips, CUstreamC
     Session *session = claim(sizeof *session);
     session->own_graph = !graph;
     session->graph = graph ? graph : graph_new();
+    session->graph->capturing = true;
     session->mode = mode;
     session->thread = thread_self();
     session->first = stream;
@@ -364,6 +368,11 @@ CUresult emulated_cuStreamGetCaptureInfo_v3(CUstream handle, CUstreamCaptureStat
         for (size_t i = 0; i < capture->tips.n; i++)
             capture->handles[i] = capture->tips.items[i]->object.handle;
         *after = capture->handles;
+    }
+    if (data) {
+        free(capture->edges);
+        capture->edges = claim(capture->tips.n * sizeof *capture->edges);
+        *data = capture->edges;
     }
     return CUDA_SUCCESS;
 }

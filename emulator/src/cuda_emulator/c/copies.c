@@ -1,8 +1,9 @@
 /* Copies: how each kind of memory is treated; the calls themselves are in copy_calls.c and box_copies.c.
  *
- *     from pageable host memory   asynchronous calls stage the bytes before they return, so the source may be changed
- * at once to pageable host memory     every call returns when the bytes are there pinned, registered, managed truly
- * asynchronous, in both directions device to device            asynchronous, also the call without Async in its name
+ *     from pageable host memory    asynchronous calls stage the bytes, so that the source may be changed on return
+ *     to pageable host memory      every call returns when the bytes are there
+ *     pinned, registered, managed  asynchronous calls are so in truth, in both directions
+ *     device to device             asynchronous, also the call without Async in its name
  *
  * Copies between devices need no peer access: the driver moves them through the host where there is none. */
 #include <stdlib.h>

@@ -50,6 +50,7 @@ struct UserObject;
 struct Graph {
     Object object;
     Nodes nodes; /* in the order in which they were added */
+    bool capturing; /* a capture is adding to it */
     struct UserReference {
         struct UserObject *object;
         unsigned count;

@@ -14,8 +14,8 @@ CUresult emulated_cuGraphCreate(CUgraph *handle, unsigned int flags) {
 
 CUresult emulated_cuGraphDestroy(CUgraph handle) {
     Graph *graph = graph_find(handle);
-    if (!graph)
-        return CUDA_ERROR_INVALID_VALUE;
+    if (!graph || graph->capturing)
+        return graph ? CUDA_ERROR_ILLEGAL_STATE : CUDA_ERROR_INVALID_VALUE;
     graph_end(graph);
     return CUDA_SUCCESS;
 }
@@ -181,8 +181,8 @@ CUresult emulated_cuGraphRemoveDependencies(CUgraph graph, const CUgraphNode *fr
 
 CUresult emulated_cuGraphDestroyNode(CUgraphNode handle) {
     Node *node = node_find(handle);
-    if (!node)
-        return CUDA_ERROR_INVALID_VALUE;
+    if (!node || node->graph->capturing)
+        return node ? CUDA_ERROR_ILLEGAL_STATE : CUDA_ERROR_INVALID_VALUE;
     if (node->content.type == CU_GRAPH_NODE_TYPE_MEM_ALLOC || node->content.type == CU_GRAPH_NODE_TYPE_MEM_FREE)
         return CUDA_ERROR_NOT_SUPPORTED; /* as the driver says */
     graph_remove(node);

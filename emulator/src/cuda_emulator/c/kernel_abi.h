@@ -1,11 +1,11 @@
-/* What a kernel image for the emulator contains. An image is an x86-64 shared object. A kernel K is two symbols:
+/* What a kernel image for the emulator contains. An image is a shared object of the host. A kernel K is two symbols:
  *
  *     const int K__params[] = {n, size_0, ..., size_n-1};     a negative size marks a device pointer (8 bytes)
  *     void K__launch(void **params, const EmulatorShape *shape);
  *
  * K__launch runs every block and thread of the grid; params[i] points to the i-th value, device pointers already
- * replaced by addresses that the CPU can use. A global variable V is the symbol V with `const size_t V__global = sizeof
- * V;`. */
+ * replaced by addresses that the CPU can use. A global variable V is two symbols as well: V itself, and
+ * `const size_t V__global = sizeof V;`. */
 #ifndef EMULATOR_KERNEL_ABI_H
 #define EMULATOR_KERNEL_ABI_H
 

@@ -174,17 +174,6 @@ CUresult emulated_cuLaunchKernel(CUfunction function, unsigned int grid_x, unsig
     return submit(function, &shape, stream, params, extra);
 }
 
-/* Blocks run one after the other here, so a grid that waits for itself would not end. */
-CUresult emulated_cuLaunchCooperativeKernel(CUfunction function, unsigned int grid_x, unsigned int grid_y,
-                                            unsigned int grid_z, unsigned int block_x, unsigned int block_y,
-                                            unsigned int block_z, unsigned int shared_bytes, CUstream stream,
-                                            void **params) {
-    (void)function, (void)grid_x, (void)grid_y, (void)grid_z, (void)block_x, (void)block_y, (void)block_z,
-        (void)shared_bytes, (void)stream;
-    (void)params;
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-
 /* Attributes that only say how fast it should be are taken; those that change what a launch means are not. */
 static bool is_harmless(const CUlaunchAttribute *attribute) {
     switch ((int)attribute->id) {

@@ -58,7 +58,7 @@ static CUresult end_after_work(uintptr_t address) {
     if (context && (result = context_wait(context)))
         return result;
     allocation = allocation_at(address); /* the lock was given up meanwhile */
-    if (!allocation)
+    if (!allocation || allocation->leaving)
         return CUDA_ERROR_INVALID_VALUE;
     call_note("bytes", allocation->size);
     allocation->taken = false;
@@ -142,7 +142,8 @@ CUresult emulated_cuMemAllocManaged(CUdeviceptr *address, size_t size, unsigned 
 
 static Allocation *host_allocation(const void *memory, Place place) {
     Allocation *allocation = allocation_at((uintptr_t)memory);
-    return allocation && allocation->place == place && allocation->address == (uintptr_t)memory ? allocation : NULL;
+    bool found = allocation && allocation->place == place && allocation->address == (uintptr_t)memory;
+    return found && !allocation->leaving ? allocation : NULL;
 }
 
 CUresult emulated_cuMemFreeHost(void *memory) {

@@ -109,7 +109,7 @@ static void run(Stream *stream, Operation *operation) {
     stream->running = operation;
     uint64_t start = now_ns();
     CUresult result = perform(stream, operation);
-    if (result && !context_state(stream->context))
+    if (result && !stream->abandoned && !context_state(stream->context))
         work_blame(&operation->work, stream->context, result);
     stream->running = NULL;
     record_complete(operation->record);

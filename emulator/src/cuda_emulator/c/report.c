@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "call.h"
+#include "control.h"
 #include "faults.h"
 #include "memory.h"
 #include "pool.h"
@@ -158,7 +159,6 @@ static void put_devices(Text *text) {
     put(text, "]");
 }
 
-/* A JSON object with everything that lives. Returns the bytes it needs, the final 0 not counted, as snprintf does. */
 size_t emulator_report(char *room, size_t size) {
     Text text = {.start = room, .room = size};
     pthread_mutex_lock(&lock);
@@ -193,7 +193,6 @@ static void add_bytes(Allocation *allocation, void *data) {
         sum->bytes += allocation->size;
 }
 
-/* Bytes of live allocations on a device; -1: on all, and pinned and managed memory. */
 size_t emulator_live_bytes(int device) {
     Sum sum = {.device = device};
     pthread_mutex_lock(&lock);
@@ -202,7 +201,6 @@ size_t emulator_live_bytes(int device) {
     return sum.bytes;
 }
 
-/* How many objects the client has made and not destroyed: streams, events, pools, modules, graphs and so on. */
 size_t emulator_live_objects(void) {
     size_t counts[N_KINDS] = {0}, all = 0;
     pthread_mutex_lock(&lock);
@@ -220,7 +218,15 @@ size_t emulator_hazards(void) {
     return n;
 }
 
-/* 0, or 1 + the position of the first item that cannot be read; then no fault is changed. */
+int emulator_wait_idle(void) {
+    CUresult result = CUDA_SUCCESS;
+    pthread_mutex_lock(&lock);
+    for (Context *context = contexts_first(); context && !result; context = context->next)
+        result = context_wait(context);
+    pthread_mutex_unlock(&lock);
+    return result ? -1 : 0;
+}
+
 int emulator_set_faults(const char *text) {
     pthread_mutex_lock(&lock);
     size_t bad = faults_set(text ? text : "");
@@ -228,7 +234,6 @@ int emulator_set_faults(const char *text) {
     return (int)bad;
 }
 
-/* From now on every call for the device fails. 0, or -1: no such device. */
 int emulator_lose_device(int ordinal) {
     pthread_mutex_lock(&lock);
     Device *device = device_at(ordinal);
