@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from cuda_emulator.__main__ import run
+from cuda_emulator.settings import TABLE
 
 SETTINGS = "from cuda_emulator import Settings; s = Settings.from_environment(); "
 
@@ -33,11 +34,19 @@ def test_the_exit_code_is_passed_on(script: str, code: int) -> None:
     assert run(["--", sys.executable, "-c", script]) == code
 
 
+def test_the_help_names_its_caller_and_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"], prog="tazza emulate-cuda") == 0
+    said = capsys.readouterr().out
+    assert said.startswith("usage: tazza emulate-cuda [options] -- command")
+    assert all(f"--{name.replace('_', '-')} " in said for name in TABLE)
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
         ([], "there is no command"),
         (["--devices=0", "--", "true"], "devices: '0' is not a whole number from 1 to 16"),
+        (["--no-such-option"], "unrecognized arguments: --no-such-option"),
         (["--", "no-such-command"], "no-such-command cannot be run: No such file"),
     ],
 )

@@ -42,6 +42,22 @@ def test_an_error_that_the_driver_does_not_have_is_refused(cuda_emulator: Emulat
     assert driver.cuInit(0)[0] == 0
 
 
+def test_it_can_be_waited_for(python: Script) -> None:
+    script = """
+import cuda_emulator
+emulator = cuda_emulator.start(jitter_us=20000)
+from cuda.bindings import driver as d
+d.cuInit(0)
+d.cuCtxSetCurrent(d.cuDevicePrimaryCtxRetain(0)[1])
+stream, address = d.cuStreamCreate(0)[1], d.cuMemAlloc(64)[1]
+for _ in range(10):
+    d.cuMemsetD8Async(address, 1, 64, stream)
+busy = d.cuStreamQuery(stream)[0] == d.CUresult.CUDA_ERROR_NOT_READY
+print(busy, emulator.wait_idle(), d.cuStreamQuery(stream)[0].name)
+"""
+    assert python(script).stdout.split() == ["True", "True", "CUDA_SUCCESS"]
+
+
 def test_a_device_that_is_not_there_is_refused(cuda_emulator: Emulator) -> None:
     with pytest.raises(ValueError, match="device is 2; this emulator has 0 to 1"):
         cuda_emulator.live_bytes(2)

@@ -53,7 +53,7 @@ def pytest_report_header() -> str | None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Says with each failure under which seed it happened."""
     report = yield
     emulator = started()
@@ -64,29 +64,24 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 @pytest.fixture(autouse=True)
-def _cuda_faults_end_with_the_test() -> Generator[None, None, None]:
-    yield
+def _cuda_emulator_after_a_test(pytestconfig: pytest.Config) -> Generator[None, None, None]:
+    """Ends the faults of a test and, where that was asked for, says what the test left behind."""
     emulator = started()
-    if emulator:
-        emulator.faults = emulator.settings.faults
-
-
-@pytest.fixture(autouse=True)
-def _cuda_strict(pytestconfig: pytest.Config) -> Generator[None, None, None]:
-    """Fails a test that ends with more live memory, or more hazards, than it began with."""
-    emulator = started()
-    if emulator is None or not _value(pytestconfig, "cuda_strict"):
+    if emulator is None:
         yield
         return
-    bytes_before, hazards_before = _kept(emulator), emulator.report()["n_hazards"]
+    strict = _value(pytestconfig, "cuda_strict")
+    bytes_before, hazards_before = _state(emulator) if strict else (0, [])
     yield
-    kept = _kept(emulator) - bytes_before
-    hazards = emulator.report()["hazards"][hazards_before:]
-    said = [f"{hazard['kind']}: {hazard['text']}" for hazard in hazards]
-    if kept > 0:
-        said.append(f"{kept} bytes of device, pinned or managed memory were allocated and not freed")
-    if said:
-        pytest.fail("the test left behind:\n" + "\n".join(said), pytrace=False)
+    emulator.faults = emulator.settings.faults
+    if strict:
+        bytes_after, hazards = _state(emulator)
+        said = hazards[len(hazards_before) :]
+        if bytes_after > bytes_before:
+            kept = bytes_after - bytes_before
+            said.append(f"{kept} bytes of device, pinned or managed memory were allocated and not freed")
+        if said:
+            pytest.fail("the test left behind:\n" + "\n".join(said), pytrace=False)
 
 
 @pytest.fixture
@@ -98,15 +93,14 @@ def cuda_emulator() -> Emulator:
     return emulator
 
 
-def _kept(emulator: Emulator) -> int:
-    """Bytes whose free was not even submitted. What the host registered and what modules brought is not counted."""
+def _state(emulator: Emulator) -> tuple[int, list[str]]:
+    """Live bytes and the hazards so far, when all that was submitted has ended."""
     gc.collect()
-    allocations = emulator.report()["allocations"]
-    counted = [one for one in allocations if one["place"] not in ("registered", "global") and not one["leaving"]]
-    return sum(one["bytes"] for one in counted)
+    emulator.wait_idle()
+    return emulator.live_bytes(), [f"{hazard['kind']}: {hazard['text']}" for hazard in emulator.report()["hazards"]]
 
 
 def _value(config: pytest.Config, name: str) -> Any:
     """An option, or else the line of the ini file."""
-    told = config.known_args_namespace.__dict__.get(name)
+    told = vars(config.known_args_namespace).get(name)
     return config.getini(name) if told is None else told

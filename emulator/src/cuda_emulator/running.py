@@ -81,6 +81,10 @@ class Emulator:
         """Streams, events, modules and other objects of the driver that were made and not destroyed."""
         return int(self._calls.emulator_live_objects())
 
+    def wait_idle(self) -> bool:
+        """Waits until no stream has work, ``timeout_s`` at most; False if one still has. Not a call of the driver."""
+        return bool(self._calls.emulator_wait_idle() == 0)
+
     def lose_device(self, device: int) -> None:
         """From now on every call for the device fails with DEVICE_UNAVAILABLE, as if it had fallen off the bus.
 
