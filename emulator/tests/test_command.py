@@ -24,8 +24,18 @@ def test_every_option_reaches_the_command(capfd: pytest.CaptureFixture[str]) -> 
 
 
 def test_one_inside_another_hides_it(capfd: pytest.CaptureFixture[str]) -> None:
-    inner = [sys.executable, "-m", "cuda_emulator", "--seed=2", "--", sys.executable, "-c", SETTINGS + "print(s.seed)"]
-    assert run(["--seed=1", "--", *inner]) == 0
+    inner = [
+        sys.executable,
+        "-m",
+        "cuda_emulator",
+        "--seed=2",
+        "--devices=3",
+        "--",
+        sys.executable,
+        "-c",
+        SETTINGS + "print(s.seed)",
+    ]
+    assert run(["--seed=1", "--devices=5", "--", *inner]) == 0
     assert capfd.readouterr().out.strip() == "2"
 
 

@@ -165,6 +165,19 @@ def test_options_reach_the_compiler(tmp_path: Path) -> None:
     assert x[0] == 9
 
 
+def test_an_image_is_made_again_when_what_it_includes_has_changed(tmp_path: Path) -> None:
+    source = '#include "value.h"\nextern "C" __global__ void k(int *x) { x[0] = VALUE; }'
+    seen = []
+    for value in (1, 2):
+        (tmp_path / "value.h").write_text(f"#define VALUE {value}")
+        folder = tmp_path / str(value)
+        folder.mkdir()
+        x = (ctypes.c_int * 1)()
+        Image(source, folder, options=(f"-I{tmp_path}",)).launch("k", (1, 1, 1), (1, 1, 1), x)
+        seen.append(x[0])
+    assert seen == [1, 2]
+
+
 @pytest.mark.parametrize(
     ("source", "said"),
     [

@@ -38,8 +38,8 @@ except e.StartError as error:
     print(error)
 """
     said = ended_well(python(script))
-    assert "running: CUDA_EMULATOR_MEMORY=1073741824,1073741824,1073741824" in said
-    assert "asked:   CUDA_EMULATOR_MEMORY=2147483648,2147483648,2147483648" in said
+    assert "running: CUDA_EMULATOR_MEMORY=1073741824" in said
+    assert "asked:   CUDA_EMULATOR_MEMORY=2147483648" in said
 
 
 def test_what_is_not_given_comes_from_the_environment(python: Script) -> None:
@@ -75,6 +75,28 @@ emulator = cuda_emulator.start(devices=5)
 print(subprocess.check_output([sys.executable, "-c", child], env=emulator.environment(), text=True))
 """
     assert ended_well(python(script)).split() == ["5", "5"]
+
+
+def test_a_child_that_used_cuda_cannot_have_other_settings(python: Script) -> None:
+    use = "import cuda_emulator as e\ntry: e.start(devices=3)\nexcept e.StartError as error: print(error)"
+    script = f"""
+import subprocess, sys, cuda_emulator
+emulator = cuda_emulator.start(devices=5, memory="1MiB")
+print(subprocess.check_output([sys.executable, "-c", {COUNT + use!r}], env=emulator.environment(), text=True))
+"""
+    assert "running: CUDA_EMULATOR_DEVICES=5" in ended_well(python(script))
+
+
+def test_a_fault_of_no_error_is_refused_and_the_emulator_runs_without(python: Script) -> None:
+    script = """
+import cuda_emulator as e
+try:
+    e.start(faults="cuInit:1:NO_SUCH_ERROR")
+except ValueError as error:
+    print(error)
+assert e.start().faults == ()
+"""
+    assert ended_well(python(script)) == "the emulator cannot read the fault 'cuInit:1:NO_SUCH_ERROR'"
 
 
 @pytest.fixture

@@ -56,13 +56,13 @@ def compile_kernels(source: str, *, options: Sequence[str] = ()) -> bytes:
         ]
     )
     compiler = find_cxx_compiler()
-    shim = (_SHIM.read_bytes(), (SOURCES / "kernel_abi.h").read_bytes())
-    key = content_key(compiler.version, *compiler.command, *_FLAGS, *options, *shim, text)
+    how = (*_FLAGS, *options, "-I", str(_SHIM.parent), "-I", str(SOURCES), "-x", "c++")
+    # What the source includes is part of what the image is made from, and so is kernel.hpp.
+    expanded = compiler.run([*how, "-E", "-P", "-"], text)
+    key = content_key(compiler.version, *compiler.command, *_FLAGS, *options, expanded)
 
     def build(folder: Path) -> None:
-        image = ("-o", str(folder / "kernels.so"))
-        places = ("-I", str(_SHIM.parent), "-I", str(SOURCES))
-        compiler.run([*_FLAGS, *options, *places, *image, "-x", "c++", "-"], text)
+        compiler.run([*how, "-o", str(folder / "kernels.so"), "-"], text)
 
     return (cached(f"kernels-{key}", build) / "kernels.so").read_bytes()
 

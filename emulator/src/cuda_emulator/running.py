@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -124,7 +125,7 @@ def start(
     A second call returns the same emulator.
 
     Raises:
-        ValueError: a setting is not possible.
+        ValueError: a setting is not possible, or a fault is of an error that the driver does not have.
         BuildError: the library cannot be built here.
         StartError: a real driver is loaded or may be, or the emulator was started with other settings.
     """
@@ -136,16 +137,19 @@ def start_with(settings: Settings) -> Emulator:
     """``start`` for settings that are already there."""
     global _started
     with _starting:
-        if _started is None:
-            path = library()
-            _refuse_real_driver(path)
-            _started = Emulator(settings, path)
-        elif _started.settings != settings:
-            raise StartError(
-                f"the emulator runs already, with other settings; one process has one emulator\n"
-                f"  running: {_difference(_started.settings, settings)}\n"
-                f"  asked:   {_difference(settings, _started.settings)}"
-            )
+        if _started is not None:
+            _refuse_other_settings(_started.settings, settings)
+            return _started
+        path = library()
+        drivers = _mapped_drivers()
+        _refuse_real_driver(drivers - {path.resolve()})
+        if drivers:
+            # Something used CUDA in a process that was started on the emulator: the variables were read then.
+            _refuse_other_settings(Settings.from_environment(), settings)
+        _started = Emulator(replace(settings, faults=()), path)
+        # Only the library knows which errors there are. Where it refuses, the emulator runs without faults.
+        _started.faults = settings.faults
+        _started.settings = settings
         return _started
 
 
@@ -187,13 +191,11 @@ def _loaded(path: Path, settings: Settings) -> ctypes.CDLL:
     return calls
 
 
-def _refuse_real_driver(ours: Path) -> None:
-    for mapped in _mapped_drivers():
-        if mapped != ours.resolve():
-            raise StartError(
-                f"a CUDA driver is loaded already: {mapped}; "
-                f"start the emulator before anything that uses CUDA is imported"
-            )
+def _refuse_real_driver(others: set[Path]) -> None:
+    for path in others:
+        raise StartError(
+            f"a CUDA driver is loaded already: {path}; start the emulator before anything that uses CUDA is imported"
+        )
     if "cuda.bindings.driver" in sys.modules and any(DEVICE_FILES.glob("nvidia*")):
         raise StartError(
             "cuda.bindings is imported already and this machine has NVIDIA devices, so it may be bound to the real "
@@ -206,6 +208,15 @@ def _mapped_drivers() -> set[Path]:
     lines = Path("/proc/self/maps").read_text().splitlines()
     paths = {Path(line.split(maxsplit=5)[5]) for line in lines if NAME.removesuffix(".1") in line}
     return {path for path in paths if path.name.startswith(NAME.removesuffix(".1"))}
+
+
+def _refuse_other_settings(running: Settings, asked: Settings) -> None:
+    if running != asked:
+        raise StartError(
+            f"the emulator runs already, with other settings; one process has one emulator\n"
+            f"  running: {_difference(running, asked)}\n"
+            f"  asked:   {_difference(asked, running)}"
+        )
 
 
 def _difference(one: Settings, other: Settings) -> str:

@@ -151,6 +151,11 @@ def _sizes(value: str | int | Iterable[str | int]) -> tuple[int, ...]:
     return tuple(size_of(part) for part in parts)
 
 
+def _sizes_text(sizes: tuple[int, ...]) -> str:
+    """One size where all are equal, so that an emulator inside this one may have another number of devices."""
+    return ",".join(map(str, sizes if len(set(sizes)) > 1 else sizes[:1]))
+
+
 def _peers(value: str | Iterable[tuple[int, int]]) -> str:
     text = value if isinstance(value, str) else ",".join(f"{one}-{other}" for one, other in value) or "none"
     if not re.fullmatch(r"all|none|\d+-\d+(,\d+-\d+)*", text):
@@ -178,9 +183,7 @@ def _or_empty(value: object) -> str:
 
 TABLE: dict[str, Option] = {
     "devices": Option(_whole(1, MOST_DEVICES), str, "N", "number of devices, 1 to 16 (2)"),
-    "memory": Option(
-        _sizes, lambda sizes: ",".join(map(str, sizes)), "SIZE[,SIZE...]", "memory of every or of each device (256MiB)"
-    ),
+    "memory": Option(_sizes, _sizes_text, "SIZE[,SIZE...]", "memory of every or of each device (256MiB)"),
     "peers": Option(_peers, str, "PAIRS", "who may access whose memory: all, none, or pairs such as 0-1,1-0 (all)"),
     "seed": Option(_whole(0, 2**64 - 1), str, "N", "seed of jitter and of faults at random (0)"),
     "jitter_us": Option(_whole(0, 10**7), str, "US", "longest random delay of each operation, in microseconds (0)"),
