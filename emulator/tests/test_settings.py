@@ -60,6 +60,10 @@ def test_natural_forms_are_read() -> None:
     assert str(settings).startswith("2 devices of 1 GiB and 1 MiB, peers 0-1, seed 0")
 
 
+def test_poison_of_zero_is_not_no_poison() -> None:
+    assert [Settings.of(poison=value).poison for value in (0, "0x00", "off", False)] == [0, 0, None, None]
+
+
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [

@@ -164,7 +164,7 @@ def _peers(value: str | Iterable[tuple[int, int]]) -> str:
 
 
 def _poison(value: object) -> int | None:
-    return None if value in ("off", False) else _whole(0, 255)(value)
+    return None if value == "off" or value is False else _whole(0, 255)(value)
 
 
 def _compute(value: object) -> str:
