@@ -246,10 +246,10 @@ class PlannedDnn(PlannedLayers):
     def _do(
         self, name: str, inputs: Sequence[Array | None], options: tuple[Any, ...], want_first: bool = True
     ) -> list[Array]:
-        # Between two calls the processor's caches forget this code, so that each line costs a tenth of a microsecond.
+        # While the library computes, the processor's caches forget this code: a line then takes up to a microsecond.
         ctx = self._ctx()
         library, stream = ctx.arrays, ctx.stream
-        if self._tensors is not None and library.tracks(inputs):
+        if library.tracks(inputs):
             return tracked(self._do, name, inputs, options)
         weights: Weights | None = None
         if name in _WEIGHTS:

@@ -103,8 +103,7 @@ class DnnState:
                 or this is no place from which the host sees the memory. Nothing was called.
             ClosedError: the lease is over.
         """
-        if self._generation != process.generation or threading.get_ident() not in self._inside:
-            self.check_held()
+        self.check_held()
         if not nbytes:
             return 0
         address = check_lease(lease, self.workspace, nbytes, alignment)
@@ -288,14 +287,11 @@ class SyncedDnnState:
         """Hold the state if nobody is inside and its queue has nothing left; `let_go` ends it."""
         if not self._lock.acquire(False):
             return False
-        state = self._state
-        if state is None:
-            self._enter()
-            return True
-        if state._runner is not None and not state._runner.is_idle:
+        runner = None if self._state is None else self._state.runner
+        if runner is not None and not runner.is_idle:
             self._lock.release()
             return False
-        self._owner = threading.get_ident()
+        self._enter()
         return True
 
     def hold(self, timeout: float | None) -> DnnState:
@@ -420,7 +416,7 @@ class DnnStates:
             WaitTimeoutError: all stayed in use.
         """
         for index in range(_MOST):
-            synced = self._states.get(index) or self.at(index)
+            synced = self.at(index)
             if synced.hold_idle():
                 return synced
         synced = self.at(0)

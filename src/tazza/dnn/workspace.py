@@ -138,17 +138,19 @@ class DnnWorkspace:
         Raises:
             OutOfMemoryError: the cap, or the device, has no room for it.
         """
-        if type(nbytes) is not int or nbytes < 0:
-            nbytes = whole_nbytes(nbytes)
-        if self._returned and not self._free:  # as after any call that was the only one: no other could fit better
+        nbytes = whole_nbytes(nbytes)
+        if len(self._returned) == 1 and not self._free:  # as after a call that was alone: nothing could fit better
             try:
                 last = self._returned.pop()
-            except IndexError:  # another thread took it
-                last = None
-            if last is not None and last.nbytes >= nbytes:
+            except IndexError:  # another thread was faster
+                return Lease(self, self._fit(nbytes), nbytes)
+            if last.nbytes >= nbytes:
                 return Lease(self, last, nbytes)
-            if last is not None:
-                self._returned.append(last)
+            self._returned.append(last)
+        return Lease(self, self._fit(nbytes), nbytes)
+
+    def _fit(self, nbytes: int) -> Buffer:
+        """The smallest free chunk that is large enough, or a new one."""
         best: Buffer | None = None
         with self._lock:
             self._take_back()
@@ -157,7 +159,7 @@ class DnnWorkspace:
                     best = chunk
             if best is not None:
                 self._free.remove(best)
-        return Lease(self, self._grow(nbytes) if best is None else best, nbytes)
+        return self._grow(nbytes) if best is None else best
 
     def reset(self) -> int:
         """Give back all that is not leased, in the order of the queue that used it; returns bytes. As `trim`."""
@@ -252,10 +254,7 @@ def check_lease(lease: Lease | None, workspace: DnnWorkspace, nbytes: int, align
         raise UsageError(f"this plan needs a lease of {nbytes} bytes; get one with state.workspace.get(nbytes)")
     if not isinstance(lease, Lease):
         raise UsageError(f"lease: got {lease!r}, expected what state.workspace.get(nbytes) returned")
-    chunk = lease._chunk
-    if chunk is None or lease.generation != process.generation:
-        chunk = lease.chunk  # which says what is wrong
-    address = chunk.address
+    address = lease.chunk.address
     if lease._workspace is not workspace:
         raise UsageError(f"{lease!r} is of another state's workspace; get one from this state's")
     if lease.nbytes < nbytes:

@@ -62,7 +62,7 @@ cdef object ndarray = np.ndarray
 
 def call_key(bytes kind, list arrays, tuple options, int64_t more):
     # One string: a tuple of tuples takes as long to make, to hash and to compare as all else between call and library.
-    cdef Py_ssize_t words = 1 + (len(kind) + 7) // 8, option_words = _option_words(options)
+    cdef Py_ssize_t words = 2 + (len(kind) + 7) // 8, option_words = _option_words(options)
     for each in arrays:
         if each is None:
             words += 1
@@ -72,8 +72,8 @@ def call_key(bytes kind, list arrays, tuple options, int64_t more):
             raise TypeError(f"got {type(each).__name__}, expected an array of NumPy or None")
     cdef bytes key = PyBytes_FromStringAndSize(NULL, (words + option_words) * sizeof(int64_t))
     cdef int64_t *word = <int64_t *>PyBytes_AS_STRING(key)
-    word[0] = more
-    word = _put_bytes(word + 1, PyBytes_AS_STRING(kind), len(kind))
+    word[0], word[1] = more, len(kind) << 32 | len(arrays)
+    word = _put_bytes(word + 2, PyBytes_AS_STRING(kind), len(kind))
     for each in arrays:
         word = _put_layout(word, each)
     _put_options(word, options)
