@@ -1,0 +1,30 @@
+/* What the library exports beside the CUDA driver API: for tests, in the process that runs on the emulator. */
+#ifndef EMULATOR_CONTROL_H
+#define EMULATOR_CONTROL_H
+
+#include <stddef.h>
+
+/* A JSON object: devices, allocations, streams with what they run, objects alive, calls counted, hazards found. Returns
+ * the bytes that it needs, the final 0 not counted, as snprintf does. */
+size_t emulator_report(char *room, size_t size);
+
+/* Bytes of live allocations on a device; -1: on all of them, and pinned and managed memory. */
+size_t emulator_live_bytes(int device);
+
+/* How many objects the client has made and not destroyed: streams, events, pools, modules, graphs and so on. */
+size_t emulator_live_objects(void);
+
+/* How many hazards were found. */
+size_t emulator_hazards(void);
+
+/* Waits until no stream has work. 0, or -1 after the time limit of the settings. */
+int emulator_wait_idle(void);
+
+/* Replaces all faults by those of the text. 0, or 1 + the position of the first item that cannot be read; then nothing
+ * is changed. */
+int emulator_set_faults(const char *text);
+
+/* From now on every call for the device fails. 0, or -1: there is no such device. */
+int emulator_lose_device(int device);
+
+#endif
