@@ -27,10 +27,13 @@ class _Pretender(SimDriver):
 def pretend(kind: str, native: object) -> Iterator[tz.Context]:
     """Give a context on ``kind:0``, a device that no other test gets to see."""
     driver = _Pretender(kind, native)
-    tz.register_backend(kind, lambda: driver)
+    known = registry._table.records.get(kind)
+    if known is None:
+        tz.register_backend(kind, lambda: driver)
     try:
         with installed(kind, driver), tz.open(f"{kind}:0") as ctx:
             yield ctx
     finally:
         registry.install_driver(kind, None)
-        del registry._table.records[kind]
+        if known is None:
+            del registry._table.records[kind]

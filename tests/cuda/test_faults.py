@@ -113,6 +113,32 @@ for ctx in (one, two, other): ctx.close(timeout=T)
     )
 
 
+@pytest.mark.parametrize("jitter", [0, 300, 3000])
+@pytest.mark.parametrize("nth", [1, 2, 3])
+def test_no_data_are_handed_out_that_a_fault_has_kept_from_arriving(emulated: Child, jitter: int, nth: int) -> None:
+    emulated(
+        START
+        + f"""
+ctx = tz.context("cuda")
+x, pinned = ctx.allocate(64), ctx.memory.pinned.allocate(64)
+np.asarray(pinned)[:] = 0
+emulator.faults = "@copy:{nth}:ILLEGAL_ADDRESS"
+seen = []
+with pytest.raises(BackendError):
+    ctx.fill(x, 7)
+    ctx.copy(ctx.allocate(64), x)
+    ctx.copy(pinned, x)
+    seen.append(np.asarray(pinned).tolist())
+    seen.append(ctx.to_numpy(x).tolist())
+assert all(values == [7] * 64 for values in seen), seen
+assert not ctx.health
+del x, pinned
+ctx.close(timeout=T)
+""",
+        jitter_us=jitter,
+    )
+
+
 def test_a_device_that_falls_off_the_bus_is_lost(emulated: Child) -> None:
     emulated(
         START

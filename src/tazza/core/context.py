@@ -145,6 +145,7 @@ class Context(ContextCore):
         """
         self._runtime.check()
         self._drain(time.monotonic() + timeout_or_default(timeout))
+        self._runtime.check()  # what a lost device had queued is over, and was not done
         self.failures.raise_first()
 
     # Work ----------------------------------------------------------------------------------------------------------

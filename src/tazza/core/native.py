@@ -104,6 +104,11 @@ class NativeRunner(Runner):
     def _submit_inside(self, submission: Submission) -> None:
         """What the running function submits: to the queue at once, after a wait for what only the host can resolve."""
         deadline = time.monotonic() + timeout_or_default(None)
+        oldest = self._oldest_of_a_full_queue()  # the device goes on with it while the function stands
+        if oldest is not None and not self.driver.event_synchronize(
+            self.device, oldest.handle, timeout_or_default(None)
+        ):
+            raise WaitTimeoutError(f"the queue of {self!r} is full ({self._limit} submissions) and stands still")
         for need in submission.host_needs:
             self._wait_inside(submission, need, need.poll, deadline)
         if submission.host_needs and not self._prepare(submission, None):
@@ -274,19 +279,23 @@ class NativeRunner(Runner):
     # How far it is -------------------------------------------------------------------------------------------------
 
     def _make_room(self, timeout: float | None) -> None:
+        oldest = self._oldest_of_a_full_queue()
+        if oldest is not None:
+            wait_for_room(
+                self,
+                self._limit,
+                timeout,
+                lambda seconds: self.driver.event_synchronize(self.device, oldest.handle, seconds),
+            )
+
+    def _oldest_of_a_full_queue(self) -> Placement | None:
         with self._lock:
             if self.submitted - self._reached < self._limit:
-                return
+                return None
             self._advance()
             if self.submitted - self._reached < self._limit or not self._markers:
-                return
-            oldest = self._markers[0][1]
-        wait_for_room(
-            self,
-            self._limit,
-            timeout,
-            lambda seconds: self.driver.event_synchronize(self.device, oldest.handle, seconds),
-        )
+                return None
+            return self._markers[0][1]
 
     def _advance(self) -> None:
         while self._markers:
