@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -104,6 +103,70 @@ def test_what_another_thread_launches_meanwhile_comes_after(ctx: tz.Context) -> 
     assert ctx.to_numpy(later).tolist() == [3.0] * 4
 
 
+def test_a_stream_is_not_over_while_something_deferred_behind_a_function_is_not(ctx: tz.Context) -> None:
+    first, second, stream, order = tz.HostEvent(), tz.HostEvent(), ctx.new_stream(), list[int]()
+    ran = threading.Event()
+    x = ctx.asarray(np.zeros(4, "float32"))
+
+    def several(x: tz.Buffer) -> None:
+        order.append(1)
+        for _ in range(300):  # more than lie between two markers of the stream
+            tz.current().fill(x, 1.0)
+        ran.set()
+
+    stream.wait(first)
+    ctx.launch(several, x, stream=stream)
+    stream.wait(second)
+    last = ctx.launch(order.append, 2, stream=stream)
+    first.succeed()
+    assert ran.wait(TIMEOUT)
+    assert cuda_emulator.start().wait_idle()
+    assert not stream.runner.is_idle
+    assert not last.is_done
+    second.succeed()
+    stream.synchronize(timeout=TIMEOUT)
+    assert order == [1, 2]
+
+
+def test_memory_that_a_deferred_copy_uses_is_not_taken_by_the_function_that_runs(ctx: tz.Context) -> None:
+    inside, go_on = threading.Event(), threading.Event()
+    source, kept = ctx.asarray(np.full(1000, 7, "float32")), ctx.asarray(np.zeros(1000, "float32"))
+    ctx.synchronize(timeout=TIMEOUT)
+
+    def takes() -> None:
+        inside.set()
+        assert go_on.wait(TIMEOUT)
+        for _ in range(20):
+            tz.current().fill(tz.current().empty((1000,), "float32"), 9.0)
+
+    thread = threading.Thread(target=ctx.launch, args=(takes,))
+    thread.start()
+    assert inside.wait(TIMEOUT)
+    ctx.copy(kept, source)  # deferred behind the function
+    source.close()
+    go_on.set()
+    thread.join(TIMEOUT)
+    assert (ctx.to_numpy(kept) == 7).all()
+
+
+def test_temporaries_of_a_function_are_not_taken_before_the_queue_is_done_with_them(ctx: tz.Context) -> None:
+    made = ctx.empty((1000,), "float32")
+
+    def temporary(x: tz.Buffer, value: float) -> None:
+        here = tz.current()
+        between = here.empty((1000,), "float32")
+        here.fill(between, value)
+        here.copy(x, between)
+
+    streams = [ctx.new_stream() for _ in range(4)]
+    results = [ctx.empty((1000,), "float32") for _ in range(40)]
+    for number, result in enumerate(results):
+        ctx.launch(temporary, result, float(number), stream=streams[number % 4])
+    ctx.launch(temporary, made, -1.0)
+    for number, result in enumerate(results):
+        assert (ctx.to_numpy(result) == number).all()
+
+
 def test_inside_a_function_the_queue_is_reached_at_once(ctx: tz.Context) -> None:
     x = ctx.asarray(np.zeros(4, "float32"))
 
@@ -122,9 +185,10 @@ def test_a_function_may_not_wait_for_its_own_stream(ctx: tz.Context) -> None:
     x = ctx.asarray(np.zeros(4, "float32"))
     with pytest.raises(UsageError, match="only enqueue"):
         ctx.launch(lambda x: tz.current().to_numpy(x), x).result(timeout=TIMEOUT)
-    task = ctx.launch(lambda: tz.current().launch(put, x, 1.0).result(timeout=TIMEOUT))
-    with contextlib.suppress(DeadlockError):  # where the queue was so quick that there was nothing to wait for
-        task.result(timeout=TIMEOUT)
+    with pytest.raises(DeadlockError):
+        ctx.launch(lambda: tz.current().synchronize(timeout=TIMEOUT)).result(timeout=TIMEOUT)
+    # What it has enqueued itself goes on meanwhile, so that waiting for that ends.
+    ctx.launch(lambda: tz.current().launch(put, x, 1.0).result(timeout=TIMEOUT)).result(timeout=TIMEOUT)
 
 
 def test_launches_nest(ctx: tz.Context) -> None:

@@ -34,7 +34,7 @@ def test_cuda_says_why_it_cannot_be_used_and_what_to_install() -> None:
     [status] = [one for one in tz.backends() if one.name == "cuda"]
     if status.usable:
         pytest.skip("this machine has a CUDA driver")
-    assert status.reason.startswith(("no module 'cuda", "no library libcuda.so.1"))
+    assert "libcuda.so.1" in status.reason or status.reason.startswith("no module 'cuda")
     assert "tazza[cuda13]" in status.hint
     with pytest.raises(ImportError, match="pip install"):
         tz.context("cuda")

@@ -82,9 +82,8 @@ class Context(ContextCore):
         self.account = Account(f"context on {chosen.name}", spec.memory_limit, above or runtime.account)
         self.account.pool = self.pool
         self.account.hosted = HOOKED and runtime.host_addressable
-        shared = runtime.shared_lane(spec.pool) if runtime.capabilities.queues else None
-        # A function that runs at submission takes memory in its stream's order; `shared` inherits from closed streams.
-        self.task_lane = shared if runtime.capabilities.host_functions else None
+        self.task_lane = runtime.shared_lane(spec.pool) if runtime.capabilities.queues else None
+        self.task_enqueues = not runtime.capabilities.host_functions
         self.stream0 = self._make_stream(f"{chosen.name} own stream", worker=False)
         self._memory = Memory(self, self._pool, self.account)
         #: Counters (epoch, step), the generator and registered objects, as `save` writes them.

@@ -103,24 +103,20 @@ class NativeRunner(Runner):
 
     def _submit_inside(self, submission: Submission) -> None:
         """What the running function submits: to the queue at once, after a wait for what only the host can resolve."""
+        record = isinstance(submission, Record)
+        if record and self._deferred > 1:  # a record is of all that was submitted, by others meanwhile too
+            self._defer(submission, None, bounded=False)
+            return
         deadline = time.monotonic() + timeout_or_default(None)
-        oldest = self._oldest_of_a_full_queue()  # the device goes on with it while the function stands
-        if oldest is not None and not self.driver.event_synchronize(
-            self.device, oldest.handle, timeout_or_default(None)
-        ):
-            raise WaitTimeoutError(f"the queue of {self!r} is full ({self._limit} submissions) and stands still")
         for need in submission.host_needs:
             self._wait_inside(submission, need, need.poll, deadline)
         if submission.host_needs and not self._prepare(submission, None):
             return
         for need in submission.needs:
             self._wait_inside(submission, need, partial(self._is_queueable, need), deadline)
-        with self._lock:
-            self._enter(submission)
-            if not submission.runs_at_submission:
-                self._hand_over(submission)
-                return
-        self._hand_over(submission)
+        # Part of the function, so before its end, and before what others have submitted meanwhile.
+        submission.enter(self._turn_number if record else self._turn_number - 1)
+        self._hand_over(submission, self._turn_number - 1)
 
     def _wait_inside(self, submission: Submission, need: Waitable, over: Callable[[], bool], deadline: float) -> None:
         while not over():
@@ -181,7 +177,8 @@ class NativeRunner(Runner):
             return False
         return placement.device == self.device or self.runtime.capabilities.cross_device_wait
 
-    def _hand_over(self, submission: Submission) -> None:
+    def _hand_over(self, submission: Submission, number: int | None = None) -> None:
+        """Give it to the queue; that is then over up to `number` (the submission's own) when it is."""
         # The device's own work cannot say when it runs: host functions before and after it do.
         told = point.listeners is not None and self.runtime.capabilities.host_functions
         with self._lock:
@@ -195,16 +192,16 @@ class NativeRunner(Runner):
             if told:
                 self._call(partial(submission.tell, "end"))
             if submission.runs_at_submission:
-                self._mark_turn(submission.holds)
+                self._mark_turn(submission.number if number is None else number, submission.holds)
         if not submission.runs_at_submission and (submission.holds or submission.number % self._stride == 0):
-            self._mark(submission.number, submission.holds)
+            self._mark(submission.number if number is None else number, submission.holds)
 
-    def _mark_turn(self, holds: tuple[object, ...]) -> None:
+    def _mark_turn(self, number: int, holds: tuple[object, ...]) -> None:
         with self._lock:
-            # What the function gave the queue behind our back has no number: no number before this one is its end.
-            self.submitted += 1
+            if not self.closed:
+                self._end = None  # recorded in the middle of the function, it may not stand for its end
             try:
-                self._mark(self.submitted, holds)
+                self._mark(number, holds)
             except BackendError:  # the task has failed with it, or the device is lost, which everybody is told
                 return
 
@@ -218,9 +215,10 @@ class NativeRunner(Runner):
                     self._call(partial(need.tell, "end", self))
 
     def _mark(self, number: int, holds: tuple[object, ...]) -> None:
-        self._advance()
-        handle = self.driver.event_record(self.device, self.handle, False)
-        self._markers.append((number, Placement(self.driver, self.device, handle), holds))
+        with self._lock:
+            self._advance()
+            handle = self.driver.event_record(self.device, self.handle, False)
+            self._markers.append((number, Placement(self.driver, self.device, handle), holds))
 
     def _call(self, function: Callable[[], None]) -> None:
         self.driver.enqueue(self.device, self.handle, function)
@@ -279,23 +277,19 @@ class NativeRunner(Runner):
     # How far it is -------------------------------------------------------------------------------------------------
 
     def _make_room(self, timeout: float | None) -> None:
-        oldest = self._oldest_of_a_full_queue()
-        if oldest is not None:
-            wait_for_room(
-                self,
-                self._limit,
-                timeout,
-                lambda seconds: self.driver.event_synchronize(self.device, oldest.handle, seconds),
-            )
-
-    def _oldest_of_a_full_queue(self) -> Placement | None:
         with self._lock:
             if self.submitted - self._reached < self._limit:
-                return None
+                return
             self._advance()
             if self.submitted - self._reached < self._limit or not self._markers:
-                return None
-            return self._markers[0][1]
+                return
+            oldest = self._markers[0][1]
+        wait_for_room(
+            self,
+            self._limit,
+            timeout,
+            lambda seconds: self.driver.event_synchronize(self.device, oldest.handle, seconds),
+        )
 
     def _advance(self) -> None:
         while self._markers:

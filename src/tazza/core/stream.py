@@ -213,7 +213,7 @@ def making(buffer: Buffer, stream: Stream | Runner) -> tuple[Event, ...]:
     but the pool can know of that. Later uses are ordered by whoever makes them.
     """
     made: Event | None = buffer.block.made
-    if made is None or stream.lane is buffer.block.lane:
+    if made is None or stream.lane is buffer.block.lane or made.stream.runner is stream.runner:
         return ()
     if made.poll():
         buffer.block.made = None
