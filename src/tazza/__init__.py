@@ -10,6 +10,7 @@
 from tazza import errors as errors
 from tazza._version import __version__ as __version__
 from tazza.contexts.cpu import CPUContext as CPUContext
+from tazza.contexts.cuda import CUDAContext as CUDAContext
 from tazza.core.borrow import borrow as borrow
 from tazza.core.budget import Budget as Budget
 from tazza.core.charge import Charge as Charge
@@ -54,6 +55,7 @@ __all__ = [
     "Budget",
     "Buffer",
     "CPUContext",
+    "CUDAContext",
     "Charge",
     "Context",
     "Device",

@@ -27,10 +27,14 @@ class _Pretender(SimDriver):
 def pretend(kind: str, native: object) -> Iterator[tz.Context]:
     """Give a context on ``kind:0``, a device that no other test gets to see."""
     driver = _Pretender(kind, native)
+    records = registry._table.records
+    known = records.pop(kind, None)
     tz.register_backend(kind, lambda: driver)
     try:
         with installed(kind, driver), tz.open(f"{kind}:0") as ctx:
             yield ctx
     finally:
         registry.install_driver(kind, None)
-        del registry._table.records[kind]
+        del records[kind]
+        if known is not None:
+            records[kind] = known

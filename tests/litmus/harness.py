@@ -189,11 +189,15 @@ class Litmus:
     Attributes:
         rule: of the execution model.
         only: the allowed outcomes in words.
+        allowed: the allowed outcomes.
+        worlds: where the program can run.
     """
 
     rule: int
     program: Program
     only: str
+    allowed: Collection[Any] = ()
+    worlds: tuple[Setting, ...] = ()
 
     @property
     def name(self) -> str:
@@ -224,7 +228,7 @@ def litmus(
     """
 
     def decorate(program: Program) -> Callable[..., None]:
-        programs.append(Litmus(rule, program, only))
+        programs.append(Litmus(rule, program, only, allowed, worlds))
 
         @pytest.mark.parametrize("setting", worlds, ids=str)
         def test(setting: Setting) -> None:

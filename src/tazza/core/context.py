@@ -83,6 +83,7 @@ class Context(ContextCore):
         self.account.pool = self.pool
         self.account.hosted = HOOKED and runtime.host_addressable
         self.task_lane = runtime.shared_lane(spec.pool) if runtime.capabilities.queues else None
+        self.task_enqueues = not runtime.capabilities.host_functions
         self.stream0 = self._make_stream(f"{chosen.name} own stream", worker=False)
         self._memory = Memory(self, self._pool, self.account)
         #: Counters (epoch, step), the generator and registered objects, as `save` writes them.
@@ -143,6 +144,7 @@ class Context(ContextCore):
         """
         self._runtime.check()
         self._drain(time.monotonic() + timeout_or_default(timeout))
+        self._runtime.check()  # what a lost device had queued is over, and was not done
         self.failures.raise_first()
 
     # Work ----------------------------------------------------------------------------------------------------------
@@ -227,10 +229,9 @@ class Context(ContextCore):
         In the stream's order, asynchronous to the host; inside a launched function, without `stream`, at once.
         """
         dst, value = self.arrays.plain(dst, writes=True), self.arrays.cell(dst, value)
-        if stream is None and self.inside_task:
-            transfer.fill_here(self.arrays, dst, value)
-        else:
-            transfer.fill(self._own_stream(stream), dst, value)
+        if stream is None and self.inside_task and transfer.fill_here(self.arrays, dst, value):
+            return
+        transfer.fill(self._own_stream(stream), dst, value)
 
     def bind(self) -> Binding:
         """Scope for code that calls PyTorch, JAX and the like directly: sets their device and stream in this thread.
@@ -288,7 +289,8 @@ class Context(ContextCore):
             return self._generator
         if task.generator is None:
             child = self._generator.child(*task.key)
-            task.generator = child if self._runtime.host_addressable else child.on_host()
+            on_host = self._runtime.capabilities.host_functions and not self._runtime.host_addressable
+            task.generator = child.on_host() if on_host else child
         return cast(Generator, task.generator)
 
     @property

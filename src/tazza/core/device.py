@@ -127,7 +127,7 @@ class Device:
 def device(name: str | Device) -> Device:
     """Find a device by name: ``"cpu"``, ``"sim:1"``, ``"cpu:0[0-3]"``, or ``"auto"``.
 
-    ``"auto"`` is ``TAZZA_DEVICE``, else the best usable backend's first device; never a simulated one.
+    ``"auto"`` is ``TAZZA_DEVICE``, else the best usable backend's first device; never a simulated or an emulated one.
 
     Raises:
         ArgumentError: no such backend or no such index; says which there are.
@@ -174,7 +174,7 @@ def devices(kind: str | None = None) -> tuple[Device, ...]:
 def _automatic() -> Device:
     for name in registry.names_by_priority():
         try:
-            found = devices(name)
+            found = [one for one in devices(name) if not one.info.emulated]
         except BackendUnavailableError:  # kept by the registry; the next candidate is tried
             continue
         if found:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import collections
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import final
 
+from tazza.core.completion import timeout_or_default
 from tazza.core.event import Event, Placement, Waitable
 from tazza.core.failures import Failures
 from tazza.core.runner import SLICE, Fifo, Runner, wait_for_room
 from tazza.core.runtime import DeviceRuntime
 from tazza.core.submission import Record, Submission
-from tazza.errors import BackendError
+from tazza.errors import BackendError, WaitTimeoutError
 from tazza.hot import Buffer, Lane, point
 from tazza.spi import Handle
 
@@ -52,9 +54,15 @@ class NativeRunner(Runner):
         # Threads that prepare a submission, with its number where it has one: what they submit is part of it and must
         # neither wait for room that it occupies nor queue up behind it.
         self._preparing: dict[int, int | None] = {}
+        # The thread in which a function of a task runs that the queue cannot call, and the task's number: what it
+        # submits goes to the queue at once, what other threads submit meanwhile is deferred.
+        self._turn, self._turn_number = 0, 0
 
     def submit(self, submission: Submission, timeout: float | None = None, *, bounded: bool = True) -> None:
         thread = threading.get_ident()
+        if self._turn == thread:
+            self._submit_inside(submission)
+            return
         if thread in self._preparing:
             bounded = False
             number = self._preparing[thread]
@@ -74,9 +82,57 @@ class NativeRunner(Runner):
                 raise self._refuse()
             if resolved and not self._deferred and self._ready(submission):
                 self._enter(submission)
-                self._hand_over(submission)
-                return
-        self._defer(submission, timeout, bounded)
+                if not submission.runs_at_submission:
+                    self._hand_over(submission)
+                    return
+                self._turn, self._turn_number = thread, submission.number
+                self._deferred += 1  # so that nothing enters the queue meanwhile but what the function submits
+        if self._turn == thread:
+            self._run_turn(submission)
+        else:
+            self._defer(submission, timeout, bounded)
+
+    def _run_turn(self, submission: Submission) -> None:
+        """Run a function in the thread that submits it, without the lock: it may wait for other threads."""
+        try:
+            self._hand_over(submission)
+        finally:
+            with self._lock:
+                self._turn = 0
+                self._undefer_one()
+
+    def _submit_inside(self, submission: Submission) -> None:
+        """What the running function submits: to the queue at once, after a wait for what only the host can resolve."""
+        record = isinstance(submission, Record)
+        if record and self._deferred > 1:  # a record is of all that was submitted, by others meanwhile too
+            self._defer(submission, None, bounded=False)
+            return
+        deadline = time.monotonic() + timeout_or_default(None)
+        for need in submission.host_needs:
+            self._wait_inside(submission, need, need.poll, deadline)
+        if submission.host_needs and not self._prepare(submission, None):
+            return
+        for need in submission.needs:
+            self._wait_inside(submission, need, partial(self._is_queueable, need), deadline)
+        # Part of the function, so before its end, and before what others have submitted meanwhile.
+        submission.enter(self._turn_number if record else self._turn_number - 1)
+        self._hand_over(submission, self._turn_number - 1)
+
+    def _wait_inside(self, submission: Submission, need: Waitable, over: Callable[[], bool], deadline: float) -> None:
+        while not over():
+            need.refuse_waiting_for_oneself()
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise WaitTimeoutError(f"{submission.label!r} needs {need!r}, which was not over in time")
+            if need.placement is None:
+                need.placed.wait(min(SLICE, left))
+            else:
+                need.block(min(SLICE, left))
+            if hopeless := self._hopeless():
+                raise hopeless
+
+    def _is_queueable(self, need: Waitable) -> bool:
+        return need.poll() or self._queue_can_wait(need)
 
     def _defer(self, submission: Submission, timeout: float | None, bounded: bool) -> None:
         if bounded:
@@ -113,9 +169,7 @@ class NativeRunner(Runner):
         return True
 
     def _ready(self, submission: Submission) -> bool:
-        return all(need.poll() for need in submission.host_needs) and all(
-            need.poll() or self._queue_can_wait(need) for need in submission.needs
-        )
+        return all(need.poll() for need in submission.host_needs) and all(map(self._is_queueable, submission.needs))
 
     def _queue_can_wait(self, need: Waitable) -> bool:
         placement = need.placement
@@ -123,16 +177,12 @@ class NativeRunner(Runner):
             return False
         return placement.device == self.device or self.runtime.capabilities.cross_device_wait
 
-    def _hand_over(self, submission: Submission) -> None:
+    def _hand_over(self, submission: Submission, number: int | None = None) -> None:
+        """Give it to the queue; that is then over up to `number` (the submission's own) when it is."""
         # The device's own work cannot say when it runs: host functions before and after it do.
         told = point.listeners is not None and self.runtime.capabilities.host_functions
-        for need in submission.needs:
-            if need.placement is not None and not need.poll():
-                if told:
-                    self._call(partial(need.tell, "begin", self))
-                self.driver.queue_wait(self.device, self.handle, need.placement.handle)
-                if told:
-                    self._call(partial(need.tell, "end", self))
+        with self._lock:
+            self._hand_over_waits(submission, told)
         told = told and not (submission.is_host_function or submission.is_silent)
         if told:
             self._call(partial(submission.tell, "begin"))
@@ -141,11 +191,34 @@ class NativeRunner(Runner):
         finally:
             if told:
                 self._call(partial(submission.tell, "end"))
-        if submission.holds or submission.number % self._stride == 0:
+            if submission.runs_at_submission:
+                self._mark_turn(submission.number if number is None else number, submission.holds)
+        if not submission.runs_at_submission and (submission.holds or submission.number % self._stride == 0):
+            self._mark(submission.number if number is None else number, submission.holds)
+
+    def _mark_turn(self, number: int, holds: tuple[object, ...]) -> None:
+        with self._lock:
+            if not self.closed:
+                self._end = None  # recorded in the middle of the function, it may not stand for its end
+            try:
+                self._mark(number, holds)
+            except BackendError:  # the task has failed with it, or the device is lost, which everybody is told
+                return
+
+    def _hand_over_waits(self, submission: Submission, told: bool) -> None:
+        for need in submission.needs:
+            if need.placement is not None and not need.poll():
+                if told:
+                    self._call(partial(need.tell, "begin", self))
+                self.driver.queue_wait(self.device, self.handle, need.placement.handle)
+                if told:
+                    self._call(partial(need.tell, "end", self))
+
+    def _mark(self, number: int, holds: tuple[object, ...]) -> None:
+        with self._lock:
             self._advance()
             handle = self.driver.event_record(self.device, self.handle, False)
-            placement = Placement(self.driver, self.device, handle)
-            self._markers.append((submission.number, placement, submission.holds))
+            self._markers.append((number, Placement(self.driver, self.device, handle), holds))
 
     def _call(self, function: Callable[[], None]) -> None:
         self.driver.enqueue(self.device, self.handle, function)
@@ -153,12 +226,18 @@ class NativeRunner(Runner):
     # Deferred ------------------------------------------------------------------------------------------------------
 
     def _step(self, submission: Submission) -> None:
+        with self._lock:
+            while self._turn and not self._hopeless():
+                self._idle.wait(SLICE)
         self._run(submission, submission.host_needs, self._prepare_and_hand_over)
         with self._lock:
-            self._deferred -= 1
-            self._idle.notify_all()
-            if self.closed and not self._deferred:
-                self._destroy()
+            self._undefer_one()
+
+    def _undefer_one(self) -> None:
+        self._deferred -= 1
+        self._idle.notify_all()
+        if self.closed and not self._deferred:
+            self._destroy()
 
     def _prepare_and_hand_over(self, submission: Submission) -> None:
         if self._prepare(submission, submission.number):
@@ -166,14 +245,21 @@ class NativeRunner(Runner):
 
     def _hand_over_late(self, submission: Submission) -> None:
         for need in submission.needs:
-            if not (need.poll() or self._queue_can_wait(need)):
+            if not self._is_queueable(need):
                 with need.told(self._standing_still):
                     self._wait_for_placement(need)
         with self._lock:
+            if not submission.runs_at_submission:
+                self._hand_over(submission)
+                return
+            self._turn, self._turn_number = threading.get_ident(), submission.number
+        try:
             self._hand_over(submission)
+        finally:
+            self._turn = 0
 
     def _wait_for_placement(self, need: Waitable) -> None:
-        while not (need.poll() or self._queue_can_wait(need)):
+        while not self._is_queueable(need):
             # Not even placed yet, or placed where this queue cannot wait for it.
             if need.placement is None:
                 need.placed.wait(SLICE)
@@ -183,6 +269,8 @@ class NativeRunner(Runner):
                 raise hopeless
 
     def undefer(self, timeout: float) -> bool:
+        if self._turn == threading.get_ident():
+            return True  # what this thread submits goes to the queue at once
         with self._lock:
             return self._idle.wait_for(lambda: not self._deferred, timeout)
 
@@ -214,6 +302,8 @@ class NativeRunner(Runner):
     def reached(self, number: int) -> bool:
         with self._lock:
             self._advance()  # always: relief asks in order to have what is over let go of
+            if self._turn and number >= self._turn_number:
+                return False  # of a function that still runs only the beginning can be over
             return self._reached >= number
 
     def letting_go(self, wanted: Callable[[Buffer], bool]) -> Event | None:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from tazza.errors import ArgumentError, BackendUnavailableError, TazzaError
 from tazza.hot import after_fork
 from tazza.spi import Driver
+from tazza.util.sharedlibrary import has_library
 
 __all__ = [
     "BackendStatus",
@@ -63,18 +64,28 @@ class _Record(NamedTuple):
     needs: tuple[str, ...] = ()
     hint: str = ""
     priority: int | None = None  # for "auto", larger first; None is never chosen automatically
+    libraries: tuple[str, ...] = ()  # files that the system's loader has to find
 
 
 _BUILT_IN: dict[str, _Record] = {
     "cpu": _Record("tazza.drivers.cpu.driver:create_driver", priority=0),
+    "cuda": _Record(
+        "tazza.drivers.cuda.driver:create_driver",
+        needs=("cuda", "cuda.bindings"),
+        hint="pip install 'tazza[cuda13]' (or cuda12), and NVIDIA's driver",
+        priority=20,
+        libraries=("libcuda.so.1",),
+    ),
     "sim": _Record("tazza.drivers.sim.driver:create_driver"),
 }
 
 _NAMES: dict[str, str] = {
     "arrays.host.numpy": "tazza.arrays.host_numpy:HostNumpy",
     "arrays.host.torch": "tazza.arrays.host_torch:HostTorch",
+    "arrays.device.buffers": "tazza.arrays.device_buffers:DeviceBuffers",
     "arrays.device.numpy": "tazza.arrays.device_numpy:DeviceNumpy",
     "context.cpu": "tazza.contexts.cpu:CPUContext",
+    "context.cuda": "tazza.contexts.cuda:CUDAContext",
     "foreign.describe": "tazza.core.foreign:describe",
     "dnn": "tazza.dnn.choosing:dnn_of",
     "pages.memory": "tazza.pages.memory:write",
@@ -193,7 +204,7 @@ def _who() -> str:
 def backends() -> tuple[BackendStatus, ...]:
     """Say for each known backend whether it is usable here, and if not, why and what to install.
 
-    Looks only for packages; initialises no driver.
+    Looks only for packages and library files; initialises no driver.
 
     >>> import tazza as tz
     >>> [status.name for status in tz.backends() if status.usable][0]
@@ -215,6 +226,9 @@ def _status(name: str, record: _Record) -> BackendStatus:
             found = False
         if not found:
             return BackendStatus(name, False, f"no module {module!r}", record.hint)
+    for library in record.libraries:
+        if not has_library(library):
+            return BackendStatus(name, False, f"no library {library}", record.hint)
     return BackendStatus(name, True, opened=_table.opened.get(name, ""))
 
 

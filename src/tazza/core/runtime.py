@@ -118,6 +118,7 @@ class DeviceRuntime:
         for stream in buffer._streams():
             if asking is None or not asking.runs_on(stream):
                 stream.settle(timeout_or_default(None))
+                stream.runtime.check()  # lost meanwhile: the bytes are not what was queued
 
     def add_context(self, context: Any) -> None:
         """Know a context as long as it lives."""

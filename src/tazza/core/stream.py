@@ -101,7 +101,7 @@ class Stream(StreamCore):
         self.runtime.check()
         if point.listeners is not None:
             emit(Operation("wait", stream=self, subject=self))
-        self.runner.settle(timeout_or_default(timeout))
+        self.settle(timeout_or_default(timeout))
         context = self._context()
         if context is not None:
             context.failures.raise_first(self.runner)
@@ -117,8 +117,9 @@ class Stream(StreamCore):
         self.runner.follow(event)
 
     def settle(self, timeout: float) -> None:
-        """See `Runner.settle`. Internal."""
+        """See `Runner.settle`; raises where the device was lost meanwhile, and the data with it. Internal."""
         self.runner.settle(timeout)
+        self.runtime.check()
 
     def reached(self, number: int) -> bool:
         """See `Runner.reached`. Internal."""
@@ -212,7 +213,7 @@ def making(buffer: Buffer, stream: Stream | Runner) -> tuple[Event, ...]:
     but the pool can know of that. Later uses are ordered by whoever makes them.
     """
     made: Event | None = buffer.block.made
-    if made is None or stream.lane is buffer.block.lane:
+    if made is None or stream.lane is buffer.block.lane or made.stream.runner is stream.runner:
         return ()
     if made.poll():
         buffer.block.made = None

@@ -23,12 +23,14 @@ class Submission(abc.ABC):
         holds: objects that must live until it is over, where a device queue cannot hold them itself.
         number: its place in the stream, given when it enters.
         nbytes: bytes that it moves or fills, for listeners.
+        runs_at_submission: `hand_over` calls a function of the user's, which may itself submit to this stream, on a
+            device whose queue cannot call it.
         is_host_function: a device's queue calls `perform` when its turn comes; the others are the device's own work.
         is_silent: listeners are not told when it runs, as it does nothing that takes time.
     """
 
     can_be_abandoned = True
-    is_host_function = is_silent = False
+    is_host_function = is_silent = runs_at_submission = False
     nbytes = 0
 
     __slots__ = ("holds", "host_needs", "label", "needs", "number", "stream")

@@ -60,6 +60,7 @@ class Task(Waitable):
         "generator",
         "key",
         "label",
+        "runs_at_submission",
     )
 
     def __init__(self, context: Any, stream: Stream, label: str, key: tuple[int, ...], outer: Task | None) -> None:
@@ -71,6 +72,9 @@ class Task(Waitable):
         self._state, self._lock = _PENDING, threading.Lock()
         self._result: Any = None
         self._failure: Failure | None = None
+        able = stream.runtime.capabilities
+        # The function runs at submission and only enqueues: the task ends when the queue has done that.
+        self.runs_at_submission = able.queues and not able.host_functions
 
     # For users -----------------------------------------------------------------------------------------------------
 
@@ -135,6 +139,27 @@ class Task(Waitable):
             self._state = _OVER
         self._end(result, error)
 
+    def end_in_queue(self, placement: Placement, result: Any, error: BaseException | None) -> None:
+        """The function has run and enqueued: end it, well or badly, when the device reaches the event. Internal."""
+        with self._lock:
+            if self._state == _OVER:
+                return
+            self._state = _OVER
+        self._result = result
+        if error is not None:
+            self._keep(error)
+        self.place(placement)
+
+    @property
+    def error(self) -> BaseException | None:
+        """The failure, or None; that of the function is known before what it enqueued is over."""
+        failure = self._failure
+        return self._done.outcome if failure is None else failure.error
+
+    def finish(self, error: BaseException | None = None) -> bool:
+        """End it; that the queue got there well makes a failed function no success. Internal."""
+        return super().finish(self.error if error is None else error)
+
     def call_off(self, error: CancelledTaskError) -> bool:
         """End it unless it has started; whoever does this knows, so nobody is told again. Internal."""
         with self._lock:
@@ -148,10 +173,13 @@ class Task(Waitable):
     def _end(self, result: Any, error: BaseException | None) -> None:
         self._result = result
         if error is not None:
-            self._failure = Failure(self.label, error, self.stream.runner)
-            self.context.failures.add(self._failure)
-            info("tazza.task", "task %r failed on %r: %s: %s", self.label, self.stream, type(error).__name__, error)
+            self._keep(error)
         self.finish(error)
+
+    def _keep(self, error: BaseException) -> None:
+        self._failure = Failure(self.label, error, self.stream.runner)
+        self.context.failures.add(self._failure)
+        info("tazza.task", "task %r failed on %r: %s: %s", self.label, self.stream, type(error).__name__, error)
 
     def next_child_key(self) -> tuple[int, ...]:
         """Key of the random numbers of a task launched from this one. Internal."""
@@ -185,7 +213,7 @@ class Task(Waitable):
             task = task._outer
 
     def _ends_with_placement(self) -> bool:
-        return False  # the function's own end decides; the native event is for other queues
+        return self.runs_at_submission  # else the function's own end decides, and the native event is for other queues
 
     def raise_outcome(self) -> None:
         """Raise a copy of the failure, if there is one, and count it as seen. Internal."""
@@ -195,8 +223,8 @@ class Task(Waitable):
             raise_copy(self.error)
 
     def _status_word(self) -> str:
-        if self._state != _OVER:
-            return "running" if self._state == _RUNNING else "pending"
+        if self._state != _OVER or not self._done.is_set:
+            return "pending" if self._state == _PENDING else "running"
         return "done" if self.error is None else f"failed with {type(self.error).__name__}"
 
 
@@ -206,7 +234,7 @@ class TaskSubmission(Submission):
 
     is_host_function = True
 
-    __slots__ = ("_args", "_frame", "_function", "_is_plain", "_moved", "task")
+    __slots__ = ("_args", "_frame", "_function", "_is_plain", "_moved", "runs_at_submission", "task")
 
     def __init__(
         self,
@@ -223,6 +251,7 @@ class TaskSubmission(Submission):
         self.task = task
         self._frame, self._function, self._args = frame, function, args
         self._is_plain = plain
+        self.runs_at_submission = task.runs_at_submission
         self._moved: dict[int, Any] = {}
 
     def enter(self, number: int) -> None:
@@ -237,6 +266,9 @@ class TaskSubmission(Submission):
 
     def hand_over(self, queue: Handle) -> None:
         runtime = self.stream.runtime
+        if self.runs_at_submission:
+            self.perform()
+            return
         try:
             runtime.driver.enqueue(runtime.info, queue, self.perform)
             handle = runtime.driver.event_record(runtime.info, queue, False)
@@ -257,11 +289,19 @@ class TaskSubmission(Submission):
         if not task.begin():
             self._release()
             return
+        arguments = self._args
         outcome, error = self._outcome()
         try:
-            self._finish(outcome, error)
+            if self.runs_at_submission:
+                self._finish_in_queue(outcome, error, arguments)
+            else:
+                self._finish(outcome, error)
         finally:
-            if self.stream.is_inline and error is not None and not isinstance(error, Exception):
+            if (
+                (self.stream.is_inline or self.runs_at_submission)
+                and error is not None
+                and not isinstance(error, Exception)
+            ):
                 task.raise_outcome()  # KeyboardInterrupt or SystemExit: this thread's own, not the task's alone
 
     def _outcome(self) -> tuple[Any, BaseException | None]:
@@ -343,6 +383,18 @@ class TaskSubmission(Submission):
             f"task {self.label!r} did not run because {failed[0]!r} failed: {type(cause).__name__}: {cause}", cause
         )
 
+    def _finish_in_queue(self, result: Any, error: BaseException | None, arguments: tuple[Any, ...]) -> None:
+        """End with what the function enqueued; until then the stream holds the arguments."""
+        runtime, runner = self.stream.runtime, self.stream.runner
+        try:
+            handle = runtime.driver.event_record(runtime.info, runner.handle, False)
+        except BackendError as lost:
+            self._finish(None, error or keep_without_frames(runtime.lost() or lost, f"task {self.label!r}"))
+            return
+        self._release()
+        self.holds = arguments, _InFlight(runtime.in_flight, self.label)
+        self.task.end_in_queue(Placement(runtime.driver, runtime.info, handle), result, error)
+
     def _finish(self, result: Any, error: BaseException | None) -> None:
         self._release()
         self.task.end(result, error)
@@ -351,6 +403,20 @@ class TaskSubmission(Submission):
         self._args, self._function = (), _nothing
         self._moved.clear()
         self.stream.runtime.in_flight.pop(id(self), None)
+
+
+@final
+class _InFlight:
+    """Names a task among those in flight until the stream lets go of this."""
+
+    __slots__ = ("_labels",)
+
+    def __init__(self, labels: dict[int, str], label: str) -> None:
+        self._labels = labels
+        labels[id(self)] = label
+
+    def __del__(self) -> None:
+        self._labels.pop(id(self), None)
 
 
 def _nothing() -> None:

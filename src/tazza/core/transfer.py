@@ -27,9 +27,9 @@ from tazza.core.failures import Failures
 from tazza.core.runner import Runner
 from tazza.core.runtime import DeviceRuntime
 from tazza.core.stream import Stream, make_runner, making
-from tazza.core.submission import Call, Submission
-from tazza.errors import ArgumentError, ClosedError, UnsupportedError, WrongDeviceError
-from tazza.hot import Buffer, point
+from tazza.core.submission import Call, Submission, Wait
+from tazza.errors import ArgumentError, ClosedError, UnsupportedError, UsageError, WrongDeviceError
+from tazza.hot import Buffer, point, top
 from tazza.hot.hooks import Operation, emit
 from tazza.spi import CopyKind, Handle
 from tazza.util.hostmemory import HostMemory, address_of
@@ -165,6 +165,8 @@ def copy(stream: Stream, dst: object, src: object) -> None:
         )
     if target.nbytes == 0:
         return
+    if target.array is not None and not stream.is_inline and not stream.runtime.capabilities.host_functions:
+        _arrive_first(stream, source)
     if point.listeners is not None:
         emit(Operation("copy", stream=stream, nbytes=target.nbytes, reads=(src,), writes=(dst,)))
     if target.domain == source.domain:
@@ -175,6 +177,22 @@ def copy(stream: Stream, dst: object, src: object) -> None:
         _relay(stream, target, source)
     if target.array is not None and not stream.is_inline:
         stream.settle(timeout_or_default(None))  # ordinary memory has no streams to wait for: complete on return
+
+
+def _arrive_first(stream: Stream, source: _Side) -> None:
+    """Wait, with a timeout, until the source is complete.
+
+    A device's driver that runs no functions of ours may block the caller of a copy to ordinary memory until all before
+    it is over, and has no timeout.
+    """
+    frame = top()
+    if frame is not None and frame.task is not None and frame.task.runs_on(stream):
+        raise UsageError(
+            f"task {frame.task.label!r} runs at its submission on {stream.device} and may only enqueue: copy to pinned "
+            "memory, or return the buffer and copy it outside"
+        )
+    stream.submit(Wait(stream, "copy", needs=source.making(stream)))
+    stream.settle(timeout_or_default(None))
 
 
 def is_contiguous(memory: Any) -> bool:
@@ -344,8 +362,8 @@ def fill(stream: Stream, dst: object, value: object) -> None:
 
 
 def copy_here(arrays: ArrayLibrary, dst: object, src: object) -> bool:
-    """Copy at once inside a running task; False where a side is memory of another device, which needs a stream."""
-    if any(isinstance(side, Buffer) and not arrays.reaches(side) for side in (dst, src)):
+    """Copy at once inside a running task; False where a stream must: it may only enqueue, or a side is elsewhere."""
+    if not _acts_at_once(arrays) or any(isinstance(one, Buffer) and not arrays.reaches(one) for one in (dst, src)):
         return False
     target, source = _Side(dst, argument="dst", write=True), _Side(src, argument="src", write=False)
     _check_same(target, source)
@@ -359,14 +377,22 @@ def copy_here(arrays: ArrayLibrary, dst: object, src: object) -> bool:
     return True
 
 
-def fill_here(arrays: ArrayLibrary, dst: object, value: object) -> None:
-    """Fill at once inside a running task."""
+def fill_here(arrays: ArrayLibrary, dst: object, value: object) -> bool:
+    """Fill at once inside a running task; False where it may only enqueue."""
+    if not _acts_at_once(arrays):
+        return False
     if isinstance(dst, Buffer) and not arrays.reaches(dst):
         raise WrongDeviceError(f"dst is memory of {dst.device}; call fill on a context there")
     target = _Side(dst, argument="dst", write=True)
     pattern = _pattern(target, value)
     if target.nbytes:
         _fill_array(_seen(arrays, dst, "dst"), pattern)
+    return True
+
+
+def _acts_at_once(arrays: ArrayLibrary) -> bool:
+    """Tell whether a function runs when its turn comes, rather than at submission."""
+    return bool(arrays.context.device.capabilities.host_functions)
 
 
 def _seen(arrays: ArrayLibrary, side: object, argument: str) -> Array:

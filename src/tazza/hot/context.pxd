@@ -14,10 +14,11 @@ cdef class ContextCore(Scope):
     cdef public Account account
     cdef public Pool pool
     cdef public Lane task_lane
+    cdef public bint task_enqueues
     cdef public int phase
     cdef public long generation
 
-    @cython.locals(stream=StreamCore, account=Account, frame=Frame, lane=Lane, pool=Pool)
+    @cython.locals(stream=StreamCore, account=Account, frame=Frame, lane=Lane, pool=Pool, buffer=Buffer)
     cdef Buffer _take(self, Py_ssize_t nbytes, str label)
     @cython.locals(inner=Frame, task=object)
     cdef Frame _own_frame(self, Frame parent)

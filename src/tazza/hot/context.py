@@ -35,6 +35,7 @@ class ContextCore(Scope):
         pool: where its memory comes from; a stream's lane may belong to another pool of the device.
         task_lane: where running tasks take memory, or None for their stream's own lane. A task on a device's queue
             runs ahead of what is queued behind it, and that may still use memory of its stream's lane.
+        task_enqueues: running tasks only enqueue, so that the queue uses their memory after they have dropped it.
         phase: 0 open, 1 closing, 2 closed, 3 lost with its device.
         generation: the process generation in which it was made.
 
@@ -47,6 +48,7 @@ class ContextCore(Scope):
         self.account: Account = _LATER
         self.pool: Pool = _LATER
         self.task_lane: Lane | None = None
+        self.task_enqueues = False
         self.phase = 0
         self.generation = process.generation
 
@@ -147,7 +149,10 @@ class ContextCore(Scope):
         if lane is None or account is None:
             raise InternalError(f"{self!r} has no stream or account yet")
         pool = lane.pool
-        return make_buffer(pool.take(nbytes, lane, account, label))
+        buffer = make_buffer(pool.take(nbytes, lane, account, label))
+        if self.task_enqueues and lane is self.task_lane:
+            buffer.used_on(stream)
+        return buffer
 
     def _announce(self, buffer: Buffer) -> Buffer:
         if point.listeners is not None:

@@ -48,6 +48,7 @@ class DeviceInfo:
         memory_domain: devices of equal domain see the same addresses.
         memory_total: bytes, as the device or its cgroup reports them.
         cores: host processors on which the device's threads may run; empty where that means nothing.
+        emulated: software that stands in for such a device; ``"auto"`` never chooses it.
         extra: whatever else the backend knows, for people to read.
     """
 
@@ -59,6 +60,7 @@ class DeviceInfo:
     memory_total: int
     part: str = ""
     cores: tuple[int, ...] = ()
+    emulated: bool = False
     extra: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}), compare=False, hash=False)
 
     @property

@@ -1,0 +1,256 @@
+"""The CUDA driver as a backend."""
+
+from __future__ import annotations
+
+import sys
+import time
+import uuid
+from types import MappingProxyType
+from typing import Any, NamedTuple, cast
+
+from tazza.drivers.cuda.loading import is_emulated, load
+from tazza.drivers.cuda.moving import copy_within, fill
+from tazza.drivers.cuda.primary import Primary
+from tazza.drivers.cuda.queues import NativeQueue, Recorded, integer_of
+from tazza.drivers.cuda.status import NOT_READY, failure
+from tazza.errors import ArgumentError, BackendError, UnsupportedError
+from tazza.spi import Address, Capabilities, CopyKind, DeviceInfo, Driver, Handle, Level, MemoryInfo
+
+__all__ = ["CudaDriver", "CudaNative", "create_driver"]
+
+_NON_BLOCKING, _PORTABLE = 0x1, 0x1  # of streams, and of page-locked memory
+_POINTER_CONTEXT = 1  # CU_POINTER_ATTRIBUTE_CONTEXT
+_COMPUTE = (75, 76)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
+_SPIN, _SHORTEST, _LONGEST = 20, 20e-6, 1e-3  # looks without a pause, then pauses in seconds
+
+
+def create_driver() -> CudaDriver:
+    """Initialise the driver; makes no context.
+
+    Raises:
+        BackendUnavailableError: bindings or driver are missing, or this process cannot use them.
+    """
+    return CudaDriver(load(), emulated=is_emulated())
+
+
+class CudaNative(NamedTuple):
+    """What other CUDA libraries know a device by.
+
+    Attributes:
+        context: the primary context, a CUcontext as an integer; every library of the process shares it.
+        ordinal: the driver's number of the device, after ``CUDA_VISIBLE_DEVICES``.
+        uuid: the device, in any process.
+    """
+
+    context: int
+    ordinal: int
+    uuid: str
+
+
+class CudaDriver(Driver):
+    """The devices that the driver shows this process.
+
+    Args:
+        api: the module `cuda.bindings.driver`, initialised.
+        emulated: no hardware is behind it.
+    """
+
+    name = "cuda"
+
+    def __init__(self, api: Any, *, emulated: bool) -> None:
+        self._api, self._emulated = api, emulated
+        count = self._ask("cuDeviceGetCount")
+        primaries = [Primary(api, *self._describe(ordinal)) for ordinal in range(count)]
+        self._primaries = {primary.info.uuid: primary for primary in primaries}
+
+    def _ask(self, call: str, *args: Any) -> Any:
+        """Call the driver about a device, which needs no context."""
+        status, answer = getattr(self._api, call)(*args)
+        if status:
+            raise failure(self._api, call, status, 0)
+        return answer
+
+    def _describe(self, ordinal: int) -> tuple[Any, DeviceInfo]:
+        native = self._ask("cuDeviceGet", ordinal)
+        number = f"GPU-{uuid.UUID(bytes=bytes(self._ask('cuDeviceGetUuid', native).bytes))}"
+        kinds = [self._api.CUdevice_attribute(number) for number in _COMPUTE]
+        compute = ".".join(str(self._ask("cuDeviceGetAttribute", kind, native)) for kind in kinds)
+        info = DeviceInfo(
+            backend=self.name,
+            ordinal=ordinal,
+            title=self._ask("cuDeviceGetName", 128, native).split(b"\0")[0].decode().strip(),
+            uuid=number,
+            memory_domain=f"cuda:{number}",
+            memory_total=self._ask("cuDeviceTotalMem", native),
+            emulated=self._emulated,
+            extra=MappingProxyType({"compute": compute}),
+        )
+        return native, info
+
+    def _of(self, device: DeviceInfo) -> Primary:
+        return self._primaries[device.uuid]
+
+    # Identity ------------------------------------------------------------------------------------------------------
+
+    def devices(self) -> tuple[DeviceInfo, ...]:
+        return tuple(primary.info for primary in self._primaries.values())
+
+    def capabilities(self, device: DeviceInfo) -> Capabilities:
+        return Capabilities(
+            level=Level.TRANSPORT,
+            queues=True,
+            host_addressable=False,
+            host_functions=False,
+            cross_device_wait=True,
+            peer_copy=True,  # the driver stages by itself where two devices do not reach each other
+            timing=True,
+            rebuild=False,
+            pinned=True,
+            alignment=256,
+            dtypes=frozenset(_DTYPES),
+            array_libraries=("buffers",),
+        )
+
+    def poison(self, device: DeviceInfo) -> str | None:
+        return self._of(device).lost
+
+    def rebuild(self) -> Driver:
+        raise UnsupportedError(
+            "a CUDA context cannot be used again after such a fault; start a new process from ctx.spec and the last "
+            "saved state"
+        )
+
+    def native(self, device: DeviceInfo) -> CudaNative:
+        return CudaNative(int(self._of(device).context), device.ordinal, device.uuid)
+
+    # Memory --------------------------------------------------------------------------------------------------------
+
+    def memory_allocate(self, device: DeviceInfo, nbytes: int) -> Address:
+        return int(self._of(device).call("cuMemAlloc", nbytes, requested=nbytes))
+
+    def memory_free(self, device: DeviceInfo, address: Address) -> None:
+        self._unless_gone(device, "cuMemFree", address)
+
+    def _unless_gone(self, device: DeviceInfo, call: str, what: Any) -> None:
+        """Give something back; what a lost device had is gone already, and at exit the system takes everything."""
+        primary = self._of(device)
+        if primary.lost is None and not sys.is_finalizing():
+            primary.call(call, what)
+
+    def memory_info(self, device: DeviceInfo) -> MemoryInfo:
+        return MemoryInfo(*self._of(device).call("cuMemGetInfo"))
+
+    def pinned_allocate(self, device: DeviceInfo, nbytes: int) -> Address:
+        return int(self._of(device).call("cuMemHostAlloc", nbytes, _PORTABLE, requested=nbytes))
+
+    def pinned_free(self, device: DeviceInfo, address: Address) -> None:
+        self._unless_gone(device, "cuMemFreeHost", address)
+
+    def copy(
+        self, device: DeviceInfo, queue: Handle | None, dst: Address, src: Address, nbytes: int, kind: CopyKind
+    ) -> None:
+        primary = self._of(device)
+        if kind is CopyKind.WITHIN:
+            copy_within(primary, queue, dst, src, nbytes)
+        elif kind is CopyKind.PEER:
+            self._copy_to_peer(primary, queue, dst, src, nbytes)
+        else:
+            call = "cuMemcpyHtoDAsync" if kind is CopyKind.FROM_HOST else "cuMemcpyDtoHAsync"
+            primary.call(call, dst, src, nbytes, queue)
+
+    def _copy_to_peer(self, primary: Primary, queue: Any, dst: Address, src: Address, nbytes: int) -> None:
+        """Copy directly where the devices reach each other; the same call stages through the host where not.
+
+        https://docs.nvidia.com/cuda/cuda-driver-api/group__CUDA__MEM.html (cuMemcpyPeerAsync)
+        """
+        there, here = (self._owner(primary, address) for address in (dst, src))
+        for other in (there, here):
+            primary.reach(other)
+        primary.call("cuMemcpyPeerAsync", dst, there.context, src, here.context, nbytes, queue)
+
+    def _owner(self, primary: Primary, address: Address) -> Primary:
+        attribute = self._api.CUpointer_attribute(_POINTER_CONTEXT)
+        context = int(primary.call("cuPointerGetAttribute", attribute, address))
+        for one in self._primaries.values():
+            if one.is_retained and int(one.context) == context:
+                return one
+        raise BackendError(f"{address:#x} is memory of no primary context", backend=self.name, call="copy")
+
+    def fill(self, device: DeviceInfo, queue: Handle | None, dst: Address, pattern: bytes, nbytes: int) -> None:
+        fill(self._of(device), queue, dst, pattern, nbytes)
+
+    # Queues and events ---------------------------------------------------------------------------------------------
+
+    def queue_create(self, device: DeviceInfo, priority: int) -> Handle:
+        primary = self._of(device)
+        least, greatest = primary.call("cuCtxGetStreamPriorityRange")  # greatest is the smaller number
+        urgency = max(greatest, min(least, -priority))
+        return cast(Handle, primary.call("cuStreamCreateWithPriority", _NON_BLOCKING, urgency))
+
+    def queue_destroy(self, device: DeviceInfo, queue: Handle) -> None:
+        self._unless_gone(device, "cuStreamDestroy", queue)  # returns at once; the driver frees it after its work
+
+    def queue_adopt(self, device: DeviceInfo, native: object) -> Handle:
+        primary, address = self._of(device), integer_of(native)
+        stream = self._api.CUstream(address)
+        owner = primary.call("cuStreamGetCtx", stream)
+        owner = owner[0] if isinstance(owner, tuple) else owner  # a second one is of a green context
+        if int(owner) != int(primary.context):
+            raise ArgumentError.of("native", native, f"a stream of {device.name}'s primary context")
+        return cast(Handle, stream)
+
+    def queue_native(self, device: DeviceInfo, queue: Handle) -> object:
+        return NativeQueue(int(cast(Any, queue)))
+
+    def queue_wait(self, device: DeviceInfo, queue: Handle, event: Handle) -> None:
+        self._of(device).call("cuStreamWaitEvent", queue, cast(Recorded, event).native, 0)
+
+    def event_record(self, device: DeviceInfo, queue: Handle, timing: bool) -> Handle:
+        primary = self._of(device)
+        primary.check("cuEventRecord")
+        native = primary.take_event(timing)
+        try:
+            primary.call("cuEventRecord", native, queue)
+        except BackendError:
+            primary.give_event(native, timing)
+            raise
+        return Recorded(native, timing)
+
+    def event_query(self, device: DeviceInfo, event: Handle) -> bool:
+        primary = self._of(device)
+        primary.check("cuEventQuery")
+        with primary:
+            status = self._api.cuEventQuery(cast(Recorded, event).native)[0]
+        if not status:
+            return True
+        if int(status) == NOT_READY:
+            return False
+        raise primary.failed("cuEventQuery", status)
+
+    def event_synchronize(self, device: DeviceInfo, event: Handle, timeout: float) -> bool:
+        # cuEventSynchronize has no timeout: looking with growing pauses is the wait that always ends.
+        deadline, pause, looks = time.monotonic() + timeout, _SHORTEST, 0
+        while not self.event_query(device, event):
+            looks += 1
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            if looks > _SPIN:
+                time.sleep(min(pause, left))
+                pause = min(2 * pause, _LONGEST)
+        return True
+
+    def event_elapsed_ns(self, device: DeviceInfo, start: Handle, end: Handle) -> int:
+        first, last = cast(Recorded, start).native, cast(Recorded, end).native
+        milliseconds = float(self._of(device).call("cuEventElapsedTime", first, last))
+        return max(0, round(milliseconds * 1e6))
+
+    def event_destroy(self, device: DeviceInfo, event: Handle) -> None:
+        recorded = cast(Recorded, event)
+        self._of(device).give_event(recorded.native, recorded.timing)
+
+
+_DTYPES = (
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float16", "float32", "float64", "complex64", "complex128"),
+)

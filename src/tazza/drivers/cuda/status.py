@@ -1,0 +1,68 @@
+"""What the driver answers: its errors as ours, and which of them a context never recovers from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tazza.errors import BackendError, OutOfMemoryError
+
+__all__ = ["NOT_READY", "OUT_OF_MEMORY", "STICKY", "failure"]
+
+OUT_OF_MEMORY, NOT_INITIALIZED, NOT_READY = 2, 3, 600
+
+# After the first group "the process must be terminated and relaunched", says the documentation of CUresult:
+# https://docs.nvidia.com/cuda/cuda-driver-api/group__CUDA__TYPES.html. The second group says of itself that the context
+# or the device behind it is gone, which for a primary context that is in use comes to the same.
+STICKY = frozenset(
+    {
+        226,  # CONTAINED
+        700,  # ILLEGAL_ADDRESS
+        702,  # LAUNCH_TIMEOUT
+        710,  # ASSERT
+        714,  # HARDWARE_STACK_ERROR
+        715,  # ILLEGAL_INSTRUCTION
+        716,  # MISALIGNED_ADDRESS
+        717,  # INVALID_ADDRESS_SPACE
+        718,  # INVALID_PC
+        719,  # LAUNCH_FAILED
+        721,  # TENSOR_MEMORY_LEAK
+        911,  # EXTERNAL_DEVICE
+    }
+    | {
+        46,  # DEVICE_UNAVAILABLE
+        214,  # ECC_UNCORRECTABLE
+        220,  # NVLINK_UNCORRECTABLE
+        709,  # CONTEXT_IS_DESTROYED
+        810,  # MPS_CLIENT_TERMINATED
+    }
+)
+
+_TEXTS = {  # what the driver's own text does not say
+    NOT_INITIALIZED: (
+        "CUDA is not initialised in this process",
+        "a process forked from one that used CUDA cannot use it: start processes with multiprocessing's 'spawn'",
+    ),
+    304: ("a call of the operating system failed", "look at `tazza doctor`"),
+    802: ("the system is not ready", "look at `tazza doctor`; with NVSwitch the fabric manager has to run"),
+    803: ("the kernel module and libcuda.so.1 have different versions", "reboot, or reinstall the driver"),
+}
+
+
+def failure(api: Any, call: str, status: Any, requested: int) -> BackendError:
+    """Make the error for a status that is not success.
+
+    Args:
+        api: the module `cuda.bindings.driver`.
+        call: the driver's function.
+        status: the CUresult that it answered.
+        requested: bytes asked for, where it was memory.
+    """
+    code = int(status)
+    text, hint = _TEXTS.get(code, ("", ""))
+    if not text:
+        told, name = api.cuGetErrorString(status)
+        text = name.decode() if not int(told) and name else "the driver has no text for this status"
+    symbol = str(getattr(status, "name", "")) or f"CUresult {code}"
+    if code == OUT_OF_MEMORY:
+        return OutOfMemoryError(text, requested=requested, backend="cuda", call=call, code=code, symbol=symbol)
+    return BackendError(text, backend="cuda", call=call, code=code, symbol=symbol, hint=hint)
