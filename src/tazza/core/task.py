@@ -289,7 +289,8 @@ class TaskSubmission(Submission):
         if not task.begin():
             self._release()
             return
-        arguments = self._args
+        # The queue uses them after the function; elsewhere nobody may see the task over and its arguments still there.
+        arguments = self._args if self.runs_at_submission else ()
         outcome, error = self._outcome()
         try:
             if self.runs_at_submission:
