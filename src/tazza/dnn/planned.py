@@ -36,8 +36,14 @@ __all__ = ["PlannedDnn"]
 _ALGORITHMS = ("heuristic", "measure", "deterministic")
 _CHANNELS_LAST = (0, 2, 3, 1)
 _reference = ReferenceLibrary()
-_WEIGHTS = {name: kind.inputs.index("w") for name, kind in OPERATIONS.items() if "w" in kind.inputs}
-"""Where each operation that has weights takes them."""
+
+
+class _Kind(NamedTuple):
+    """An operation as calls need it: how its keys begin, the names of its inputs, and which of them is the weights."""
+
+    key: bytes
+    names: tuple[str, ...]
+    weights: int | None
 
 
 class _Call(NamedTuple):
@@ -86,7 +92,12 @@ class PlannedDnn(PlannedLayers):
         self.library, self.name = library, library.name
         self._choice, self._fallback, self._index = choice, fallback, state
         chosen = repr((choice.algorithm, choice.max_workspace, choice.seconds, fallback))
-        self._kinds = {name: f"{name} {chosen}".encode() for name in OPERATIONS}
+        self._kinds = {
+            name: _Kind(
+                f"{name} {chosen}".encode(), kind.inputs, kind.inputs.index("w") if "w" in kind.inputs else None
+            )
+            for name, kind in OPERATIONS.items()
+        }
         runtime = ctx.own_stream.runtime
         self._states = states_of(runtime, library)
         self._cache: PlanCache[_Call] = self._states.plans
@@ -152,7 +163,7 @@ class PlannedDnn(PlannedLayers):
         if set(options) != set(kind.options) or len(inputs) != len(kind.inputs):
             raise ArgumentError(f"{name} takes {', '.join(kind.inputs)} and the options {', '.join(kind.options)}")
         ctx = self._ctx()
-        arrays = self._arrays(ctx, ctx.stream, inputs, kind.inputs)
+        arrays, _ = self._inputs(ctx, ctx.stream, self._kinds[name], inputs)
         return self._call(name, arrays, tuple(options[one] for one in kind.options), want_first).plan
 
     def weights(self, w: Array) -> Weights:
@@ -166,7 +177,7 @@ class PlannedDnn(PlannedLayers):
             w: the array; after a change in place call ``changed()`` of what this returns.
         """
         ctx = self._ctx()
-        self._arrays(ctx, ctx.stream, (w,), ("w",))
+        self._plain(ctx, w, "w")
         return Weights(ctx, w)
 
     def plans(self) -> CacheInfo:
@@ -234,9 +245,9 @@ class PlannedDnn(PlannedLayers):
 
     def dropout(self, x: Array, rate: float, random: Generator) -> tuple[Array, Array]:
         ctx = self._ctx()
-        [plain] = self._arrays(ctx, ctx.stream, (x,), ("x",))
+        plain = self._plain(ctx, x, "x")
         rate = check_dropout(xp, plain, rate, random)  # before a draw, which a wrong call must not use up
-        [draws] = self._arrays(ctx, ctx.stream, (random.random(plain.size, dtype="float32"),), ("draws",))
+        draws = self._plain(ctx, random.random(plain.size, dtype="float32"), "draws")
         mask, kept = ctx.arrays.empty_with_view(plain.shape, np.dtype(bool))
         np.greater_equal(draws.reshape(plain.shape), kept_from(rate), out=kept)
         return self._do("dropout", (x, mask), (rate,))[0], mask
@@ -248,13 +259,10 @@ class PlannedDnn(PlannedLayers):
     ) -> list[Array]:
         # While the library computes, the processor's caches forget this code: a line then takes up to a microsecond.
         ctx = self._ctx()
-        library, stream = ctx.arrays, ctx.stream
+        library, stream, kind = ctx.arrays, ctx.stream, self._kinds[name]
         if library.tracks(inputs):
             return tracked(self._do, name, inputs, options)
-        weights: Weights | None = None
-        if name in _WEIGHTS:
-            weights, inputs = self._weights(ctx, inputs, _WEIGHTS[name])
-        arrays = self._arrays(ctx, stream, inputs, OPERATIONS[name].inputs)
+        arrays, weights = self._inputs(ctx, stream, kind, inputs)
         call = self._call(name, arrays, options, want_first, weights is not None)
         results: list[Array] = []
         for output in call.outputs:
@@ -285,18 +293,6 @@ class PlannedDnn(PlannedLayers):
             if lease is not None:
                 lease.release()
 
-    def _weights(
-        self, ctx: Context, inputs: Sequence[Any], number: int
-    ) -> tuple[Weights | None, Sequence[Array | None]]:
-        """The weights among the inputs if they may be packed, and the inputs as arrays."""
-        given = inputs[number]
-        if type(given) is Weights:
-            given.check_of(ctx)
-            return given, [*inputs[:number], given.array, *inputs[number + 1 :]]
-        if self._tensors is None or given is None or type(given) is np.ndarray:
-            return None, inputs
-        return self._tensors.of(ctx, given), inputs
-
     def _smaller(self, state: DnnState, plan: Plan, error: OutOfMemoryError) -> tuple[Plan, Any]:
         """Ask for plans that need less and less, until there is room for one."""
         most = plan.workspace_bytes
@@ -325,7 +321,7 @@ class PlannedDnn(PlannedLayers):
     ) -> _Call:
         threads = thread_limit() or self._cores
         try:
-            key = call_key(self._kinds[name], arrays, options, threads << 2 | want_first << 1 | packed)
+            key = call_key(self._kinds[name].key, arrays, options, threads << 2 | want_first << 1 | packed)
         except (TypeError, OverflowError):  # such an option is none: the checks say what it should be
             return self._choose(name, arrays, options, want_first, threads, packed)
         call = self._cache.find(key)
@@ -377,16 +373,29 @@ class PlannedDnn(PlannedLayers):
             _reference.compile(operation, self._choice), states_of(ctx.own_stream.runtime, _reference), outputs
         )
 
-    def _arrays(self, ctx: Context, stream: Any, inputs: Sequence[Array | None], names: Sequence[str]) -> list[Any]:
-        """The inputs as NumPy arrays over the same memory; `names` are for errors."""
+    def _inputs(
+        self, ctx: Context, stream: Any, kind: _Kind, inputs: Sequence[Any]
+    ) -> tuple[list[Any], Weights | None]:
+        """The inputs as NumPy arrays over the same memory, and the weights among them if they may be packed."""
         library = ctx.arrays
         if not stream.runner.is_inline:
             library.check_eager()
+        weights: Weights | None = None
         arrays = list(inputs)
         for number, array in enumerate(inputs):
-            if array is not None and type(array) is not np.ndarray:
-                arrays[number] = _plain(library, array, names[number])
-        return arrays
+            if array is None or type(array) is np.ndarray:
+                continue
+            if type(array) is Weights and number == kind.weights:
+                array.check_of(ctx)
+                weights, array = array, array.array
+            elif self._tensors is not None and number == kind.weights:
+                weights = self._tensors.of(ctx, array)
+            arrays[number] = array if type(array) is np.ndarray else _plain(library, array, kind.names[number])
+        return arrays, weights
+
+    def _plain(self, ctx: Context, value: Any, name: str) -> Any:
+        [plain], _ = self._inputs(ctx, ctx.stream, _Kind(b"", (name,), None), (value,))
+        return plain
 
     def _ctx(self) -> Any:
         ctx = self._context()

@@ -287,11 +287,14 @@ class SyncedDnnState:
         """Hold the state if nobody is inside and its queue has nothing left; `let_go` ends it."""
         if not self._lock.acquire(False):
             return False
-        runner = None if self._state is None else self._state.runner
-        if runner is not None and not runner.is_idle:
+        state = self._state
+        if state is None:
+            self._enter()
+        elif state._runner is None or state._runner.is_idle:
+            self._owner = threading.get_ident()
+        else:
             self._lock.release()
             return False
-        self._enter()
         return True
 
     def hold(self, timeout: float | None) -> DnnState:
@@ -394,7 +397,9 @@ class DnnStates:
         if frame is not None and frame.task is not None and (state := self._in_turn()) is not None:
             return Entered(state, stream, None)
         if index is None:
-            held = self.hold_idle(timeout)
+            held = self._states.get(0)
+            if held is None or not held.hold_idle():
+                held = self.hold_idle(timeout)
         else:
             held = self.at(index)
             held.hold(timeout)
