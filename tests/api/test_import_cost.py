@@ -10,8 +10,8 @@ from statistics import median
 import pytest
 
 BUDGET = 1.5
-HEAVY = {"asyncio", "cupy", "dpctl", "email", "importlib.metadata", "jax", "multiprocessing", "pytest", "rich"} | {
-    "scipy", "sklearn", "tazza.cli", "tazza.demo", "tazza.dnn", "tazza.testing", "torch", "unittest"
+HEAVY = {"asyncio", "cuda", "cupy", "dpctl", "email", "importlib.metadata", "jax", "multiprocessing", "pathlib"} | {
+    "pytest", "rich", "scipy", "sklearn", "tazza.cli", "tazza.demo", "tazza.dnn", "tazza.testing", "torch", "unittest"
 }  # fmt: skip
 
 

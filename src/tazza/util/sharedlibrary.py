@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 __all__ = ["has_library"]
 
@@ -30,6 +29,7 @@ def _folders() -> list[str]:
 
 def _holds(file: str, text: str) -> bool:
     try:
-        return text.encode() in Path(file).read_bytes()
+        with open(file, "rb") as opened:  # pathlib costs more to import than most of the package
+            return text.encode() in opened.read()
     except OSError:  # this system has no such file, and so nothing is in it
         return False
