@@ -33,6 +33,7 @@ cdef extern from "numpy/arrayobject.h":
     intptr_t *PyArray_DIMS(PyArrayObject *array)
     intptr_t *PyArray_STRIDES(PyArrayObject *array)
     int PyArray_TYPE(PyArrayObject *array)
+    PyObject *PyArray_DESCR(PyArrayObject *array)
     bint PyArray_ISNOTSWAPPED(PyArrayObject *array)
 
 ctypedef int (*Execute)(void *primitive, void *stream, int count, void *arguments) noexcept nogil
@@ -198,7 +199,7 @@ cdef class PrimitiveSequence:
         cdef int status = 0, before, i
         cdef int64_t number
         cdef Slot *slot
-        cdef list given = list(arrays)
+        cdef list given = arrays if type(arrays) is list else list(arrays)
         self._check(given)
         for i in range(self._slot_count):
             slot = &self._slots[i]
@@ -236,9 +237,11 @@ cdef class PrimitiveSequence:
             if want is None:
                 continue
             dtype, shape, strides = want
-            if type(given[number]) is not ndarray or given[number].dtype != dtype:
+            if type(given[number]) is not ndarray:
                 self._refuse(number, given[number])
             array = <PyArrayObject *><PyObject *>given[number]
+            if PyArray_DESCR(array) != <PyObject *>dtype and given[number].dtype != dtype:
+                self._refuse(number, given[number])
             if PyArray_NDIM(array) != len(<tuple>shape):
                 self._refuse(number, given[number])
             for axis in range(len(<tuple>shape)):
