@@ -41,7 +41,7 @@ def emulated() -> Child:
     return run_emulated
 
 
-def run_emulated(script: str = "", *command: str, devices: int = 2, **settings: Any) -> str:
+def run_emulated(script: str = "", *command: str, devices: int = 2, patience: float = TIMEOUT, **settings: Any) -> str:
     """Run `script`, or ``python *command``, in a child on the emulator; fails where the child does or hangs."""
     import cuda_emulator
 
@@ -55,7 +55,7 @@ def run_emulated(script: str = "", *command: str, devices: int = 2, **settings: 
         env=environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
         capture_output=True,
         text=True,
-        timeout=TIMEOUT,
+        timeout=patience,
     )
     assert done.returncode == 0, (
         f"the child on the emulator ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"

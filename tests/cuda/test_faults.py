@@ -208,6 +208,77 @@ assert tried > 20
     assert out
 
 
+def test_what_the_driver_refuses_to_take_back_is_tried_again(emulated: Child) -> None:
+    emulated(
+        START
+        + """
+with tz.open("cuda", pool="direct") as ctx:
+    x = ctx.allocate(4096)
+    with emulator.injecting("cuMemFree:*:INVALID_VALUE"):
+        x.close()
+        with pytest.raises(BackendError) as caught: ctx.memory.trim()
+    assert caught.value.call == "cuMemFree" and emulator.live_bytes() == 4096
+    ctx.memory.trim()
+    assert emulator.live_bytes() == 0
+    stream = ctx.new_stream()
+    with emulator.injecting("cuStreamDestroy:1:INVALID_VALUE"), pytest.warns(CleanupWarning, match="cuStreamDestroy"):
+        del stream
+        ctx.synchronize(T), ctx.allocate(1)
+    streams = emulator.report()["objects"]["stream"]
+    ctx.memory.trim()
+    assert emulator.report()["objects"]["stream"] == streams - 1
+    x = ctx.asarray(np.arange(100))
+    with emulator.injecting("cuMemFreeAsync:1:INVALID_VALUE"), pytest.raises(BackendError, match="cuMemFreeAsync"):
+        ctx.copy(x[1:], x[:-1])
+    ctx.synchronize(T)
+    del x
+    ctx.memory.trim()
+    assert emulator.live_bytes() == 0
+"""
+    )
+
+
+def test_an_event_of_which_the_driver_cannot_tell_is_neither_over_nor_failed(emulated: Child) -> None:
+    emulated(
+        START
+        + """
+import asyncio
+ctx = tz.context("cuda")
+stream, gate = ctx.new_stream(), tz.HostEvent()
+x = ctx.allocate(1 << 20)
+ctx.fill(x, 7, stream=stream)
+event = stream.record()
+with emulator.injecting("cuEventQuery:*:INVALID_VALUE"):
+    async def awaits(): await stream.record()
+    with pytest.raises(BackendError): asyncio.run(awaits())
+    x.close()
+    for ask in (lambda: event.is_done, event.synchronize, ctx.synchronize, stream.synchronize, ctx.close):
+        with pytest.raises(BackendError, match="cuEventQuery"): ask()
+assert event.status in (tz.EventStatus.SCHEDULED, tz.EventStatus.SUCCESS)
+event.synchronize(T)
+ctx.synchronize(T)
+ctx.close(timeout=T)
+assert ctx.health and ctx.memory.stats().live == 0
+""",
+        jitter_us=2000,
+    )
+
+
+def test_a_context_that_was_not_taken_off_is_taken_off_again(emulated: Child) -> None:
+    emulated(
+        START
+        + """
+from cuda.bindings import driver
+ctx = tz.context("cuda")
+with emulator.injecting("cuCtxPopCurrent:1:INVALID_VALUE"):
+    ctx.allocate(1 << 20)
+assert int(driver.cuCtxGetCurrent()[1]) == 0
+with emulator.injecting("cuCtxPopCurrent:*:INVALID_VALUE"), pytest.raises(BackendError, match="stays current"):
+    ctx.allocate(64 << 10), ctx.allocate(2 << 20)
+"""
+    )
+
+
 def test_a_forked_child_is_told_and_the_parent_goes_on(emulated: Child) -> None:
     emulated(
         START

@@ -27,7 +27,15 @@ from tazza.core.completion import (
     timeout_or_default,
 )
 from tazza.core.waiting import waiting_for
-from tazza.errors import ArgumentError, BackendError, ForkedError, UnsupportedError, UsageError, WaitTimeoutError
+from tazza.errors import (
+    ArgumentError,
+    BackendError,
+    DeviceLostError,
+    ForkedError,
+    UnsupportedError,
+    UsageError,
+    WaitTimeoutError,
+)
 from tazza.hot import generation, point, top
 from tazza.hot.hooks import Operation, emit
 from tazza.spi import DeviceInfo, Driver, Handle
@@ -119,7 +127,11 @@ class Waitable(abc.ABC):
         return ended
 
     def poll(self) -> bool:
-        """Ask the driver whether it is over; a driver's failure ends it as failed."""
+        """Ask the driver whether it is over; where the device was lost before it, it ends as failed.
+
+        Raises:
+            BackendError: the driver cannot tell, on a device that is well. It may be over or not, and is asked again.
+        """
         placement = self._placement
         if not self._done.is_set and placement is not None and self._ends_with_placement():
             try:
@@ -178,9 +190,14 @@ class Waitable(abc.ABC):
             emit(Operation(kind, stream, "wait", subject=self))
 
     def _lose(self, error: BackendError) -> None:
-        self.finish(error)
-        if self.stream is not None:
-            self.stream.runtime.lost()  # every context of the device is to know at once
+        """End it where the device is lost, which every context of that is to know at once; else nobody knows."""
+        placement = self._placement
+        if isinstance(error, DeviceLostError) or placement is None or placement.driver.poison(placement.device):
+            self.finish(error)
+            if self.stream is not None:
+                self.stream.runtime.lost()
+        else:
+            raise error
 
     # For users -----------------------------------------------------------------------------------------------------
 
@@ -236,7 +253,7 @@ class Waitable(abc.ABC):
         """Have the poller ask the driver, now that somebody listens."""
         if not self._watched and not self.poll() and self._ends_with_placement():
             self._watched = True
-            self._placed.listen(lambda: None if self._done.is_set else poll(self))
+            self._placed.listen(lambda: None if self._done.is_set else poll(_Listened(self)))
 
     def __await__(self) -> Generator[Any, None, Any]:
         self.check_use()
@@ -269,6 +286,23 @@ class Waitable(abc.ABC):
     def error_message(self) -> str:
         """The text of the failure, ``"No error"`` without one."""
         return "No error" if self.error is None else str(self.error)
+
+
+@final
+class _Listened:
+    """What the poller asks: where the driver cannot tell, nobody is there to raise it to, and listeners hear of it."""
+
+    __slots__ = ("_what",)
+
+    def __init__(self, what: Waitable) -> None:
+        self._what = what
+
+    def poll(self) -> bool:
+        try:
+            return self._what.poll()
+        except BackendError as error:
+            self._what.finish(error)
+            return True
 
 
 @final

@@ -111,6 +111,8 @@ class Memory:
     def trim(self, keep: int | str = 0) -> int:
         """Give unused memory of the pool back to the device while more than `keep` bytes are reserved.
 
+        Events and the like that the driver keeps for reuse go back too.
+
         Returns:
             Bytes given back.
 
@@ -118,7 +120,9 @@ class Memory:
             ForkedError: in a process forked from the one of the context.
         """
         self._check_process()
-        return self._pool.pool.trim(parse_nbytes(keep, argument="keep"))
+        nbytes = self._pool.pool.trim(parse_nbytes(keep, argument="keep"))
+        self._pool.runtime.trim()
+        return nbytes
 
     def reset_peak(self) -> None:
         """Let the peak start again from what is live now; raises ForkedError in a forked process."""

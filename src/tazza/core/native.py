@@ -15,9 +15,10 @@ from tazza.core.failures import Failures
 from tazza.core.runner import SLICE, Fifo, Runner, wait_for_room
 from tazza.core.runtime import DeviceRuntime
 from tazza.core.submission import Record, Submission
-from tazza.errors import BackendError, WaitTimeoutError
+from tazza.errors import BackendError, CleanupWarning, WaitTimeoutError
 from tazza.hot import Buffer, Lane, point
 from tazza.spi import Handle
+from tazza.util.report import report
 
 __all__ = ["NativeRunner"]
 
@@ -336,11 +337,17 @@ class NativeRunner(Runner):
                     self._hand_over(last)
                 except BackendError as error:
                     last.event.finish(error)
+                    if self._owned:  # whoever owns an adopted one may have destroyed it
+                        self.remember("close", error)
             self._fifo.end()
             if not self._deferred:
                 self._destroy()
             return True
 
     def _destroy(self) -> None:
-        if self._owned:
+        if not self._owned:
+            return
+        try:
             self.driver.queue_destroy(self.device, self.handle)
+        except BackendError as error:  # nobody's call: the stream is over, and whoever closes it goes on with the next
+            report(f"the queue of {self!r} could not be given back", CleanupWarning, error=error)

@@ -65,6 +65,7 @@ class _Record(NamedTuple):
     hint: str = ""
     priority: int | None = None  # for "auto", larger first; None is never chosen automatically
     libraries: tuple[str, ...] = ()  # files that the system's loader has to find
+    library_hint: str = ""  # what to do where it does not
 
 
 _BUILT_IN: dict[str, _Record] = {
@@ -72,9 +73,10 @@ _BUILT_IN: dict[str, _Record] = {
     "cuda": _Record(
         "tazza.drivers.cuda.driver:create_driver",
         needs=("cuda", "cuda.bindings"),
-        hint="pip install 'tazza[cuda13]' (or cuda12), and NVIDIA's driver",
+        hint="pip install 'tazza[cuda13]' ('tazza[cuda12]' for drivers older than 580)",
         priority=20,
         libraries=("libcuda.so.1",),
+        library_hint="install NVIDIA's driver; to test without a GPU: tazza emulate-cuda -- COMMAND",
     ),
     "sim": _Record("tazza.drivers.sim.driver:create_driver"),
 }
@@ -228,7 +230,7 @@ def _status(name: str, record: _Record) -> BackendStatus:
             return BackendStatus(name, False, f"no module {module!r}", record.hint)
     for library in record.libraries:
         if not has_library(library):
-            return BackendStatus(name, False, f"no library {library}", record.hint)
+            return BackendStatus(name, False, f"no library {library}", record.library_hint)
     return BackendStatus(name, True, opened=_table.opened.get(name, ""))
 
 

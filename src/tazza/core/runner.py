@@ -90,7 +90,7 @@ class Runner(abc.ABC):
     def mark(self) -> Event:
         """An event after everything submitted so far; the same one while nothing was, and the last one once closed."""
         end = self._end
-        if end is None or (end.number != self.submitted and not self.closed):
+        if end is None or ((end.number != self.submitted or end.error is not None) and not self.closed):
             end = Event(self, 0, False)
             try:
                 self.submit(Record(self, end), bounded=False)

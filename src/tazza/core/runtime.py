@@ -143,6 +143,14 @@ class DeviceRuntime:
         with self.lock:
             return list(self._runners)
 
+    def trim(self) -> None:
+        """Forget streams that are over, then have the driver give back what it keeps for reuse beside memory."""
+        if self.lost() is None:
+            self.check()  # closes streams that were dropped
+            with self.lock:
+                self._runners = [known for known in self._runners if not known.is_over]
+            self.driver.trim(self.info)
+
     def sharing(self) -> list[DeviceRuntime]:
         """The runtimes of every device that lies in the same memory, this one included: one limit may bind them all."""
         domain = self.info.memory_domain

@@ -48,6 +48,9 @@ class Driver(abc.ABC):
     def thread_attach(self, device: DeviceInfo) -> None:  # noqa: B027  most need nothing
         """Prepare the calling thread, which tazza owns, for work of the device. The default does nothing."""
 
+    def trim(self, device: DeviceInfo) -> None:  # noqa: B027  most keep nothing
+        """Give back what the backend keeps for reuse beside memory, such as events. The default keeps nothing."""
+
     def poison(self, device: DeviceInfo) -> str | None:
         """Return why the device is lost for this process, or None while it is well."""
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 import uuid
 from types import MappingProxyType
@@ -12,7 +11,7 @@ from tazza.drivers.cuda.loading import is_emulated, load
 from tazza.drivers.cuda.moving import copy_within, fill
 from tazza.drivers.cuda.primary import Primary
 from tazza.drivers.cuda.queues import NativeQueue, Recorded, integer_of
-from tazza.drivers.cuda.status import NOT_READY, failure
+from tazza.drivers.cuda.status import failure, invoke
 from tazza.errors import ArgumentError, BackendError, UnsupportedError
 from tazza.spi import Address, Capabilities, CopyKind, DeviceInfo, Driver, Handle, Level, MemoryInfo
 
@@ -65,7 +64,7 @@ class CudaDriver(Driver):
 
     def _ask(self, call: str, *args: Any) -> Any:
         """Call the driver about a device, which needs no context."""
-        status, answer = getattr(self._api, call)(*args)
+        status, answer = invoke(self._api, call, *args)
         if status:
             raise failure(self._api, call, status, 0)
         return answer
@@ -114,6 +113,9 @@ class CudaDriver(Driver):
     def poison(self, device: DeviceInfo) -> str | None:
         return self._of(device).lost
 
+    def trim(self, device: DeviceInfo) -> None:
+        self._of(device).trim()
+
     def rebuild(self) -> Driver:
         raise UnsupportedError(
             "a CUDA context cannot be used again after such a fault; start a new process from ctx.spec and the last "
@@ -129,13 +131,7 @@ class CudaDriver(Driver):
         return int(self._of(device).call("cuMemAlloc", nbytes, requested=nbytes))
 
     def memory_free(self, device: DeviceInfo, address: Address) -> None:
-        self._unless_gone(device, "cuMemFree", address)
-
-    def _unless_gone(self, device: DeviceInfo, call: str, what: Any) -> None:
-        """Give something back; what a lost device had is gone already, and at exit the system takes everything."""
-        primary = self._of(device)
-        if primary.lost is None and not sys.is_finalizing():
-            primary.call(call, what)
+        self._of(device).give_back("cuMemFree", address)
 
     def memory_info(self, device: DeviceInfo) -> MemoryInfo:
         return MemoryInfo(*self._of(device).call("cuMemGetInfo"))
@@ -144,7 +140,7 @@ class CudaDriver(Driver):
         return int(self._of(device).call("cuMemHostAlloc", nbytes, _PORTABLE, requested=nbytes))
 
     def pinned_free(self, device: DeviceInfo, address: Address) -> None:
-        self._unless_gone(device, "cuMemFreeHost", address)
+        self._of(device).give_back("cuMemFreeHost", address)
 
     def copy(
         self, device: DeviceInfo, queue: Handle | None, dst: Address, src: Address, nbytes: int, kind: CopyKind
@@ -188,7 +184,7 @@ class CudaDriver(Driver):
         return cast(Handle, primary.call("cuStreamCreateWithPriority", _NON_BLOCKING, urgency))
 
     def queue_destroy(self, device: DeviceInfo, queue: Handle) -> None:
-        self._unless_gone(device, "cuStreamDestroy", queue)  # returns at once; the driver frees it after its work
+        self._of(device).give_back("cuStreamDestroy", queue)  # returns at once; the driver frees it after its work
 
     def queue_adopt(self, device: DeviceInfo, native: object) -> Handle:
         primary, address = self._of(device), integer_of(native)
@@ -217,15 +213,7 @@ class CudaDriver(Driver):
         return Recorded(native, timing)
 
     def event_query(self, device: DeviceInfo, event: Handle) -> bool:
-        primary = self._of(device)
-        primary.check("cuEventQuery")
-        with primary:
-            status = self._api.cuEventQuery(cast(Recorded, event).native)[0]
-        if not status:
-            return True
-        if int(status) == NOT_READY:
-            return False
-        raise primary.failed("cuEventQuery", status)
+        return self._of(device).is_over(cast(Recorded, event).native)
 
     def event_synchronize(self, device: DeviceInfo, event: Handle, timeout: float) -> bool:
         # cuEventSynchronize has no timeout: looking with growing pauses is the wait that always ends.

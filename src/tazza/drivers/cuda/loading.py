@@ -9,11 +9,15 @@ from typing import Any
 
 from tazza.drivers.cuda.status import failure
 from tazza.errors import BackendUnavailableError
+from tazza.util.sharedlibrary import has_library
 
 __all__ = ["LIBRARY", "is_emulated", "load"]
 
 LIBRARY = "libcuda.so.1"
-_INSTALL = "pip install 'tazza[cuda13]' ('tazza[cuda12]' for drivers older than 580), and NVIDIA's driver"
+_BINDINGS = "pip install 'tazza[cuda13]' ('tazza[cuda12]' for drivers older than 580)"
+_DRIVER = "install NVIDIA's driver; to test without a GPU: tazza emulate-cuda -- COMMAND"
+_HIDDEN = "CUDA_VISIBLE_DEVICES is set and may hide the devices; unset it"
+_NO_GPU = "nvidia-smi shows what the driver sees; a container needs --gpus all"
 _NO_DEVICE, _STUB_LIBRARY = 100, 34
 
 _opened_in: list[int] = []  # the process that initialised the driver: its forked children inherit the module, not CUDA
@@ -31,17 +35,28 @@ def load() -> Any:
     try:
         api = importlib.import_module("cuda.bindings.driver")
     except ImportError as error:
-        raise BackendUnavailableError("cuda", f"no module 'cuda.bindings': {error}", _INSTALL) from error
+        raise BackendUnavailableError("cuda", _reason_of(error), _BINDINGS) from error
     try:
         status = api.cuInit(0)[0]
     except RuntimeError as error:  # how the bindings say that the library, or the symbol in it, was not found
-        raise BackendUnavailableError("cuda", f"{LIBRARY} cannot be used: {error}", _INSTALL) from error
+        reason = f"{LIBRARY} cannot be used: {error}" if has_library(LIBRARY) else f"no library {LIBRARY}"
+        raise BackendUnavailableError("cuda", reason, _DRIVER) from error
     if int(status):
-        text = str(failure(api, "cuInit", status, 0))
-        missing = int(status) in (_NO_DEVICE, _STUB_LIBRARY)
-        raise BackendUnavailableError("cuda", text, _INSTALL if missing else "look at `tazza doctor`")
+        raise BackendUnavailableError("cuda", str(failure(api, "cuInit", status, 0)), _hint_for(int(status)))
     _opened_in[:] = [os.getpid()]
     return api
+
+
+def _reason_of(error: ImportError) -> str:
+    missing = isinstance(error, ModuleNotFoundError) and str(error.name or "").partition(".")[0] == "cuda"
+    # The name by which `tz.backends()` calls it, which imports nothing.
+    return f"no module {error.name!r}" if missing else f"cuda.bindings cannot be imported: {error}"
+
+
+def _hint_for(status: int) -> str:
+    if status == _NO_DEVICE:
+        return _HIDDEN if "CUDA_VISIBLE_DEVICES" in os.environ else _NO_GPU
+    return _DRIVER if status == _STUB_LIBRARY else "look at `tazza doctor`"
 
 
 def is_emulated() -> bool:

@@ -28,7 +28,7 @@ def copy_within(primary: Primary, stream: Any, dst: int, src: int, nbytes: int) 
         primary.call("cuMemcpyDtoDAsync", between, src, nbytes, stream)
         primary.call("cuMemcpyDtoDAsync", dst, between, nbytes, stream)
     finally:
-        primary.call("cuMemFreeAsync", between, stream)
+        primary.free_in_order(between, stream)
 
 
 def fill(primary: Primary, stream: Any, dst: int, pattern: bytes, nbytes: int) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import collections
+import sys
 import threading
 from types import TracebackType
 from typing import Any, final
 
-from tazza.drivers.cuda.status import STICKY, failure
+from tazza.drivers.cuda.status import NOT_READY, STICKY, failure, invoke
 from tazza.errors import BackendError, DeviceLostError
 from tazza.spi import DeviceInfo
 
@@ -35,11 +36,13 @@ class Primary:
         # By whether they carry times. Appending and popping are one step each: finalisers do both.
         self._events: dict[bool, collections.deque[Any]] = {True: collections.deque(), False: collections.deque()}
         self._peers: set[int] = set()
+        self._refused: collections.deque[tuple[Any, ...]] = collections.deque()  # calls that are to be made again
+        self._unfreed: collections.deque[tuple[Any, Any]] = collections.deque()  # memory, to be freed after an event
 
     def __enter__(self) -> Primary:
         if self._context is None:
             self._retain()
-        status = self.api.cuCtxPushCurrent(self._context)[0]
+        status = invoke(self.api, "cuCtxPushCurrent", self._context)[0]
         if status:
             raise self.failed("cuCtxPushCurrent", status)
         return self
@@ -47,13 +50,30 @@ class Primary:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Its status says nothing new: the next call meets the same fault, and the caller's context is back.
-        self.api.cuCtxPopCurrent()
+        # Where the caller's context is back its status is of work in the queue, and the next call meets it too.
+        status = self.api.cuCtxPopCurrent()[0]
+        if status:
+            self.failed("cuCtxPopCurrent", status)
+            self._pop_again(error)
+
+    def _pop_again(self, error: BaseException | None) -> None:
+        """Look whether a pop that failed has left this context in the caller's place, and try once more."""
+        status, current = self.api.cuCtxGetCurrent()
+        if status or int(current) != int(self._context):
+            return
+        status = self.api.cuCtxPopCurrent()[0]
+        if not status:
+            return
+        failed = self.failed("cuCtxPopCurrent", status)
+        failed.add_note("the context of tazza stays current in this thread")
+        if error is None:
+            raise failed
+        error.add_note(f"then {failed}")
 
     def _retain(self) -> None:
         with self._lock:
             if self._context is None:
-                status, context = self.api.cuDevicePrimaryCtxRetain(self.native)
+                status, context = invoke(self.api, "cuDevicePrimaryCtxRetain", self.native)
                 if status:  # not `failed`: a device in exclusive use by another process is not lost
                     raise failure(self.api, "cuDevicePrimaryCtxRetain", status, 0)
                 self._context = context
@@ -85,7 +105,7 @@ class Primary:
         """
         self.check(name)
         with self:
-            answer = getattr(self.api, name)(*args)
+            answer = invoke(self.api, name, *args)
         if answer[0]:
             raise self.failed(name, answer[0], requested)
         return answer[1] if len(answer) == 2 else answer[1:]
@@ -108,12 +128,76 @@ class Primary:
         except IndexError:  # all are in use
             return self.call("cuEventCreate", 0 if timing else _NO_TIMING)
 
+    def is_over(self, event: Any) -> bool:
+        """Whether a recorded event is over."""
+        self.check("cuEventQuery")
+        with self:
+            status = invoke(self.api, "cuEventQuery", event)[0]
+        if not status or int(status) == NOT_READY:
+            return not status
+        raise self.failed("cuEventQuery", status)
+
     def give_event(self, event: Any, timing: bool) -> None:
         """Keep an event for the next record: queues that wait for it wait for what was recorded when they were told to.
 
         https://docs.nvidia.com/cuda/cuda-driver-api/group__CUDA__EVENT.html
         """
         self._events[timing].append(event)
+
+    # What goes back ------------------------------------------------------------------------------------------------
+
+    def give_back(self, call: str, *args: Any) -> None:
+        """Give something back; what the driver refuses is kept, and tried again by `trim`.
+
+        What a lost device had is gone already, and at exit the system takes everything.
+        """
+        if self.lost is not None or sys.is_finalizing():
+            return
+        try:
+            self.call(call, *args)
+        except BackendError:
+            self._refused.append((call, *args))
+            raise
+
+    def free_in_order(self, address: Any, stream: Any) -> None:
+        """Free memory of cuMemAllocAsync in a stream's order; where that is refused, later, once the stream is so far.
+
+        cuMemFree of such memory waits for nobody: https://docs.nvidia.com/cuda/cuda-driver-api/group__CUDA__MEM.html
+        """
+        try:
+            self.call("cuMemFreeAsync", address, stream)
+        except BackendError:
+            if self.lost is None:
+                event = self.take_event(timing=False)
+                self.call("cuEventRecord", event, stream)
+                self._unfreed.append((event, address))
+            raise
+
+    def _free_later(self) -> None:
+        for _ in range(len(self._unfreed)):
+            event, address = self._unfreed.popleft()
+            if self.is_over(event):
+                self.give_event(event, timing=False)
+                self.give_back("cuMemFree", address)
+            else:
+                self._unfreed.append((event, address))
+
+    def trim(self) -> None:
+        """Destroy the events that are kept, and give back what the driver has refused so far."""
+        self._free_later()
+        for kept in self._events.values():
+            while kept:
+                try:
+                    event = kept.pop()
+                except IndexError:  # another thread took the last one
+                    break
+                self.give_back("cuEventDestroy", event)
+        for _ in range(len(self._refused)):
+            try:
+                call, *args = self._refused.popleft()
+            except IndexError:  # another thread took the last one
+                break
+            self.give_back(call, *args)
 
     # Peers ---------------------------------------------------------------------------------------------------------
 
@@ -123,7 +207,7 @@ class Primary:
             return
         if self.call("cuDeviceCanAccessPeer", self.native, other.native):
             with self:
-                status = self.api.cuCtxEnablePeerAccess(other.context, 0)[0]
+                status = invoke(self.api, "cuCtxEnablePeerAccess", other.context, 0)[0]
             # 704: another library has enabled it. 711: the system has no more links; copies are then staged.
             if status and int(status) not in (704, 711):
                 raise self.failed("cuCtxEnablePeerAccess", status)

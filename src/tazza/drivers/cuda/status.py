@@ -6,7 +6,7 @@ from typing import Any
 
 from tazza.errors import BackendError, OutOfMemoryError
 
-__all__ = ["NOT_READY", "OUT_OF_MEMORY", "STICKY", "failure"]
+__all__ = ["NOT_READY", "OUT_OF_MEMORY", "STICKY", "failure", "invoke"]
 
 OUT_OF_MEMORY, NOT_INITIALIZED, NOT_READY = 2, 3, 600
 
@@ -48,6 +48,19 @@ _TEXTS = {  # what the driver's own text does not say
 }
 
 
+def invoke(api: Any, call: str, *args: Any) -> tuple[Any, ...]:
+    """Call the driver; what it answers, the status first.
+
+    Raises:
+        BackendError: the loaded driver, or the bindings, do not have that function, which they say by a RuntimeError.
+    """
+    try:
+        answer: tuple[Any, ...] = getattr(api, call)(*args)
+    except RuntimeError as error:
+        raise BackendError(f"the driver cannot do this: {error}", backend="cuda", call=call, hint=_UPDATE) from error
+    return answer
+
+
 def failure(api: Any, call: str, status: Any, requested: int) -> BackendError:
     """Make the error for a status that is not success.
 
@@ -60,9 +73,19 @@ def failure(api: Any, call: str, status: Any, requested: int) -> BackendError:
     code = int(status)
     text, hint = _TEXTS.get(code, ("", ""))
     if not text:
-        told, name = api.cuGetErrorString(status)
-        text = name.decode() if not int(told) and name else "the driver has no text for this status"
+        text = _text_of(api, status)
     symbol = str(getattr(status, "name", "")) or f"CUresult {code}"
     if code == OUT_OF_MEMORY:
         return OutOfMemoryError(text, requested=requested, backend="cuda", call=call, code=code, symbol=symbol)
     return BackendError(text, backend="cuda", call=call, code=code, symbol=symbol, hint=hint)
+
+
+def _text_of(api: Any, status: Any) -> str:
+    try:
+        told, text = invoke(api, "cuGetErrorString", status)
+    except BackendError:  # it is about the text of another error, whose code and symbol are known
+        told, text = 1, b""
+    return text.decode() if not int(told) and text else "the driver has no text for this status"
+
+
+_UPDATE = "update NVIDIA's driver; `tazza doctor` shows which one is loaded"

@@ -1,0 +1,359 @@
+"""Run by test_every_call.py on emulated devices: one program, once for each call of the driver that is made to fail.
+
+The program goes through everything that the backend does. A first run counts the calls that it makes of the driver, so
+that a call which the backend learns to make is covered by itself. Each case is a forked child of a process that has
+imported everything and not initialised CUDA: counting begins at `cuInit`, and no case knows of another.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import select
+import signal
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import cuda_emulator
+import numpy as np
+from cuda.bindings import driver as api
+
+import tazza as tz
+from tazza.core.runtime import live_runtimes
+from tazza.errors import BackendError, DeviceLostError, TazzaError
+
+T = 10.0
+"""Seconds after which a wait of the program gives up."""
+
+HUNG = 40.0
+"""Seconds after which a case counts as hung."""
+
+KINDS = {"plain": ("INVALID_VALUE", ("1", "2", "last", "*")), "sticky": ("LAUNCH_FAILED:sticky", ("1", "2", "last"))}
+
+AS = {"cuGetProcAddress": "is not found"}
+"""What a failure of a call is known by, where it is the bindings that make it."""
+
+SILENT = {
+    "cuCtxPopCurrent": "tried once more, which is all that a caller wants",
+    "cuGetErrorString": "the text of another error, which has its code and symbol without it",
+    "cuGetProcAddress": "the bindings try another way, or do without a function that nobody calls",
+}
+"""Calls whose failure nobody need hear of, and why."""
+
+WITHOUT = {"cuGetProcAddress:*": "the bindings keep for good that there is no driver, and say so"}
+"""Cases that are left out, and why."""
+
+emulator = cuda_emulator.start()
+
+# The program ---------------------------------------------------------------------------------------------------------
+
+
+def put(x: tz.Buffer, value: float) -> tz.Buffer:
+    """Enqueue a fill."""
+    tz.current().fill(x, value)
+    return x
+
+
+def expect(actual: Any, expected: Any) -> None:
+    """Compare; what is wrong is a fault that nobody was told of."""
+    assert np.array_equal(np.asarray(actual), np.asarray(expected)), f"wrong data: {actual} for {expected}"
+
+
+def program(opened: list[tz.Context]) -> None:
+    """Make contexts, which are put into `opened`, use all that the backend can do, and look at every result."""
+    devices = tz.devices("cuda")
+    one, two = (tz.context(device.name, seed=3) for device in devices[:2])
+    opened += [one, two]
+    use_memory(one)
+    use_fills(one)
+    use_streams(one)
+    use_two_devices(one, two)
+    use_tasks(one, two)
+    for ctx in opened:
+        ctx.close(timeout=T)
+
+
+def use_memory(ctx: tz.Context) -> None:
+    """Allocate, copy, pin, ask how much there is, and be refused."""
+    values = np.arange(1000, dtype="float64")
+    x = ctx.asarray(values)
+    y = ctx.empty((1000,), "float64")
+    ctx.copy(y, x)
+    expect(ctx.to_numpy(y), values)
+    ctx.copy(x[100:], y[:900])
+    ctx.copy(x[1:901], x[:900])  # they overlap
+    expect(ctx.to_numpy(x)[1:901], np.concatenate([values[:100], values[:800]]))
+    pinned = ctx.memory.pinned.allocate(8000, dtype="float64")
+    ctx.copy(pinned, y)
+    ctx.synchronize(T)
+    expect(np.asarray(pinned), values)
+    ctx.copy(x, pinned)
+    expect(ctx.to_numpy(x), values)
+    assert ctx.memory.snapshot().total
+    try:
+        ctx.allocate(1 << 40)
+    except tz.OutOfMemoryError:
+        pass  # that is what was asked for
+    else:
+        raise AssertionError("a terabyte on an emulated device")
+    del x, y, pinned
+    ctx.memory.trim()
+
+
+def use_fills(ctx: tz.Context) -> None:
+    """Patterns of every width."""
+    for dtype, value in (("uint8", 7), ("uint16", 513), ("float32", 1.5), ("float64", 1.5), ("complex128", 1 + 2j)):
+        x = ctx.empty((300,), dtype)
+        ctx.fill(x, value)
+        expect(ctx.to_numpy(x), np.full(300, value, dtype))
+    odd = ctx.allocate(303)
+    ctx.fill(odd, b"abc")
+    expect(ctx.to_numpy(odd), np.frombuffer(b"abc" * 101, "uint8"))
+
+
+def use_streams(ctx: tz.Context) -> None:
+    """Streams of one device, events with times, and a queue of somebody else."""
+    first, second = ctx.new_stream(priority=1), ctx.new_stream()
+    x = ctx.empty((50,), "float32")
+    begin = first.record(timing=True)
+    first.wait(ctx.stream)
+    ctx.fill(x, 2.0, stream=first)
+    end = first.record(timing=True)
+    second.wait(end)
+    ctx.copy(x[:25], x[25:], stream=second)
+    end.synchronize(T)
+    assert end.seconds_since(begin) >= 0.0
+    ctx.stream.wait(second)
+    expect(ctx.to_numpy(x), np.full(50, 2.0))
+    adopted = ctx.adopt_stream(first.native)
+    ctx.fill(x, 3.0, stream=adopted)
+    adopted.synchronize(T)
+    expect(ctx.to_numpy(x), np.full(50, 3.0))
+
+
+def use_two_devices(one: tz.Context, two: tz.Context) -> None:
+    """Copies between devices, and waits for one another."""
+    x = one.asarray(np.arange(500))
+    y = two.asarray(x)
+    expect(two.to_numpy(y), np.arange(500))
+    two.fill(y, 4)
+    one.stream.wait(two.stream)
+    one.copy(x, y)
+    expect(one.to_numpy(x), np.full(500, 4))
+
+
+def use_tasks(one: tz.Context, two: tz.Context) -> None:
+    """Launched functions and the moves of their results, random numbers, and a stream that is dropped."""
+    stream = one.new_stream()
+    task = one.launch(put, one.empty((64,), "float32"), 5.0, stream=stream)
+    moved = two.launch(put, task, 6.0)
+    expect(two.to_numpy(moved.result(timeout=T)), np.full(64, 6.0))
+    expect(one.to_numpy(task.result(timeout=T)), np.full(64, 5.0))
+    expect(two.to_numpy(two.random.random(100)), np.random.Generator(np.random.Philox(3)).random(100))
+    del task, moved, stream
+
+
+# A case --------------------------------------------------------------------------------------------------------------
+
+
+def told(error: BaseException | None) -> Iterator[str]:
+    """All that an error says, with what it came from."""
+    while error is not None:
+        yield f"{error!r} {getattr(error, 'call', '')} {getattr(error, '__notes__', '')}"
+        error = error.__cause__ or error.__context__
+
+
+def run_case(name: str, fault: str) -> dict[str, Any]:
+    """Run the program under a fault, then what must be true afterwards."""
+    stray: list[str] = []
+    sys.unraisablehook = lambda what: stray.append(f"unraisable: {what.exc_value!r} in {what.object!r}")
+    threading.excepthook = lambda what: stray.append(f"in {what.thread}: {what.exc_value!r}")
+    emulator.faults = fault
+    opened: list[tz.Context] = []
+    outcome = "passed"
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        try:
+            program(opened)
+        except TazzaError as error:
+            outcome, text = type(error).__name__, " | ".join(told(error))
+            traceback.clear_frames(error.__traceback__)
+            assert AS.get(name, name) in text, f"{name} is not named: {text}"
+        met = reached(name, fault.split(":")[1])
+        emulator.faults = ()
+        if fault.startswith("cuCtxPopCurrent:*"):
+            assert outcome != "passed", "nobody was told that the caller's context cannot be put back"
+            while int(api.cuCtxPopCurrent()[0]) == 0:
+                continue
+        after(opened, name)
+    assert not stray, stray
+    heard = any(AS.get(name, name) in str(one.message) for one in warned)
+    lost = any(device.driver.poison(device.info) for device in tz.devices("cuda"))
+    assert outcome != "passed" or heard or lost or name in SILENT or not met, "nobody was told"
+    return {"outcome": outcome, "warnings": sorted({type(one.message).__name__ for one in warned})}
+
+
+def after(opened: list[tz.Context], name: str) -> None:
+    """Contexts work on or say that they are lost, and nothing is left in the driver."""
+    if initialised():
+        assert int(api.cuCtxGetCurrent()[1]) == 0, "the caller's context was not put back"
+    for number in range(len(opened)):
+        works_or_says_why(opened[number], name)
+    finish(opened)
+    lost = [device for device in tz.devices("cuda") if device.driver.poison(device.info)]
+    for device in tz.devices("cuda"):
+        if device in lost:
+            is_refused(device.name, name)
+        elif lost:
+            with tz.open(device.name) as well:
+                works_or_says_why(well, name)
+    if not lost:
+        program(opened)
+        finish(opened)
+        nothing_is_left()
+
+
+def initialised() -> bool:
+    """Whether CUDA was initialised: where that was made to fail there is no current context."""
+    try:
+        return not api.cuCtxGetCurrent()[0]
+    except RuntimeError:  # the bindings were kept from finding their functions
+        return False
+
+
+def is_refused(device: str, name: str) -> None:
+    """A lost device says so to whoever wants a context on it."""
+    said = ""
+    try:
+        tz.context(device)
+    except DeviceLostError as error:
+        said = str(error)
+    assert name in said, said or f"{device} is lost and gives a context"
+
+
+def works_or_says_why(ctx: tz.Context, name: str) -> None:
+    """Use a context."""
+    if ctx.health:
+        if not ctx.is_closed:
+            expect(ctx.to_numpy(ctx.asarray(np.arange(10))), np.arange(10))
+        return
+    assert name in str(ctx.health.cause), ctx.health.cause
+    for use in (lambda: ctx.allocate(64), lambda: ctx.synchronize(T)):
+        try:
+            use()
+        except DeviceLostError:
+            continue
+        raise AssertionError(f"{ctx!r} is lost and works")
+
+
+def finish(opened: list[tz.Context]) -> None:
+    """Close and drop all; failures that nobody has seen are raised by closing, once."""
+    while opened:
+        try:
+            opened[-1].close(timeout=T)
+        except TazzaError:
+            opened[-1].close(timeout=T)
+        assert opened.pop().is_closed
+    gc.collect()
+
+
+def nothing_is_left() -> None:
+    """Give back what is kept for reuse, and ask the emulator what there is."""
+    assert emulator.wait_idle()
+    for _ in range(3):  # streams that are over are forgotten, then what they held is, then that is given back
+        gc.collect()
+        for runtime in live_runtimes():
+            runtime.reclaim()
+            runtime.trim()
+            assert runtime.account.live == 0, f"{runtime} has {runtime.account!r}"
+    assert emulator.live_bytes() == 0, emulator.report()["allocations"]
+    assert emulator.live_objects() == 0, emulator.report()["objects"]
+    assert emulator.report()["n_hazards"] == 0, emulator.report()["hazards"]
+
+
+# Children ------------------------------------------------------------------------------------------------------------
+
+
+def forked(function: Callable[[], Any]) -> tuple[Any, str]:
+    """What a function returned in a forked child, or how that ended."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reading)
+        try:
+            answer: Any = {"value": function()}
+        except BaseException:  # the child must not go on as its parent
+            answer = {"failure": traceback.format_exc()}
+        data = json.dumps(answer).encode()
+        while data:
+            data = data[os.write(writing, data) :]
+        os._exit(0)
+    os.close(writing)
+    data = b""
+    while True:
+        ready, _, _ = select.select([reading], [], [], HUNG)
+        if not ready:
+            os.kill(pid, signal.SIGKILL)
+            break
+        part = os.read(reading, 1 << 16)
+        if not part:
+            break
+        data += part
+    os.close(reading)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if not ready:
+        return None, f"hung for {HUNG:g} s"
+    if status or not data:
+        return None, f"ended with {status}"
+    answer = json.loads(data)
+    return answer.get("value"), answer.get("failure", "")
+
+
+def counted() -> dict[str, int]:
+    """The calls that the program makes of the driver."""
+    program([])
+    return counts()
+
+
+def reached(name: str, when: str) -> bool:
+    """Whether a fault has been due; how often events are looked at differs from run to run."""
+    return counts().get(name, 0) >= (int(when) if when.isdigit() else 1)
+
+
+def counts() -> dict[str, int]:
+    """How often each call was made, by the name under which it can be made to fail."""
+    calls: dict[str, int] = {}
+    for call, count in emulator.report()["calls"].items():
+        name = call.split("_v")[0].removesuffix("_ptsz").removesuffix("_ptds")
+        calls[name] = calls.get(name, 0) + count
+    return calls
+
+
+def main(kind: str, part: str = "1/1", *only: str) -> int:
+    """Run a part of the cases of a kind, print a line for each, and end with the number of those that failed."""
+    os.environ["TAZZA_WAIT_TIMEOUT"] = str(T)
+    calls, failure = forked(counted)
+    assert not failure, failure
+    error, occurrences = KINDS[kind]
+    failed, (number, parts) = 0, map(int, part.split("/"))
+    for name in sorted(only or calls)[number - 1 :: parts]:
+        for when in dict.fromkeys(str(calls[name]) if one == "last" else one for one in occurrences):
+            if (when.isdigit() and int(when) > calls[name]) or f"{name}:{when}" in WITHOUT:
+                continue
+            fault = f"{name}:{when}:{error}"
+            value, failure = forked(partial(run_case, name, fault))
+            failed += bool(failure)
+            print(fault, failure or value, flush=True)
+    print(f"{len(calls)} calls, {failed} cases failed: {' '.join(calls)}")
+    return min(failed, 100)
+
+
+if __name__ == "__main__":
+    assert issubclass(DeviceLostError, BackendError)
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,20 @@
+"""Every call that the backend makes of the driver fails once, at its first, second and last time, or every time."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cuda.conftest import Child
+
+USED = {"cuMemAlloc", "cuMemFree", "cuEventRecord", "cuStreamWaitEvent", "cuMemcpyPeerAsync", "cuCtxPopCurrent"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "part"), [("plain", "1/2"), ("plain", "2/2"), ("sticky", "1/1")])
+def test_whatever_call_fails_the_context_works_on_or_says_that_it_is_lost(
+    emulated: Child, kind: str, part: str
+) -> None:
+    out = emulated("", "-m", "tests.cuda.every_call", kind, part)
+    calls = set(out.splitlines()[-1].partition(": ")[2].split())
+    assert len(calls) > 30
+    assert calls >= USED

@@ -1,0 +1,44 @@
+"""Many threads, many devices, all operations mixed, with little patience for what is left over in the end."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.cuda.conftest import Child
+
+FULL = os.environ.get("TAZZA_FULL") == "1"
+OPERATIONS = 200_000 if FULL else 10_000
+"""10,000 take about 5 s and 200,000 about 90 s on two cores."""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_mixed_operations_of_eight_threads_on_four_devices_leave_nothing(emulated: Child) -> None:
+    out = emulated(
+        "",
+        "-m",
+        "tests.cuda.mixed_operations",
+        str(OPERATIONS),
+        devices=4,
+        jitter_us=50,
+        patience=500 if FULL else 90,
+    )
+    assert int(out.split()[0]) >= OPERATIONS
+
+
+def test_data_are_really_compared(emulated: Child) -> None:
+    out = emulated(
+        """
+        from tests.cuda import mixed_operations
+        mixed_operations.Worker.after = lambda self, stream, *held: None  # nobody waits for anybody
+        try:
+            mixed_operations.main(4000)
+        except AssertionError as error:
+            print(error)
+        """,
+        devices=4,
+        jitter_us=1000,
+    )
+    assert "found other data" in out
