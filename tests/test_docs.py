@@ -43,21 +43,30 @@ def marks(page: Path) -> list[pytest.MarkDecorator]:
     return [pytest.mark.cudnn] if "cudnn" in needed else [pytest.mark.interop] if needed else []
 
 
+ON_THE_EMULATOR = [page for page in PAGES if "cuda_emulator" in libraries(page)]
+"""Run by tests/cuda/test_guide.py."""
+
 WITH_PYTHON = [
-    pytest.param(page, marks=marks(page), id=str(page.relative_to(ROOT))) for page in PAGES if blocks(page, "python")
+    pytest.param(page, marks=marks(page), id=str(page.relative_to(ROOT)))
+    for page in PAGES
+    if blocks(page, "python") and page not in ON_THE_EMULATOR
 ]
 
 
 @pytest.mark.parametrize("page", WITH_PYTHON)
 def test_snippets_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for library in libraries(page):
+        need(library)
+    monkeypatch.chdir(tmp_path)
+    run_snippets(page)
+
+
+def run_snippets(page: Path) -> None:
     """The snippets of a page run in order, in one namespace, and leave no context behind.
 
     A comment ``# prints: text`` after a snippet's last line pins what the whole snippet prints; one with
     ``# needs: the compiled part`` is left out where there is none.
     """
-    for library in libraries(page):
-        need(library)
-    monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "snippet"}
     with simulate(devices=2):  # whatever an earlier test did to the simulated devices
         for line, source in blocks(page, "python"):

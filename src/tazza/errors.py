@@ -5,6 +5,7 @@
     TazzaError
     ├── UsageError (RuntimeError)                 your mistake; the message says what to do
     │   ├── ArgumentError (ValueError)            an argument has the wrong value or type
+    │   │   └── CompileError                      source that the device's compiler refuses; has its log
     │   ├── ClosedError                           the object, or its context, is closed
     │   ├── BusyError                             the object is in use and cannot do this now
     │   │   └── QueueFullError                    a bounded queue has no room and the caller must not block
@@ -46,6 +47,7 @@ __all__ = [
     "CheckpointError",
     "CleanupWarning",
     "ClosedError",
+    "CompileError",
     "DeadlockError",
     "DeviceLostError",
     "EscapedViewError",
@@ -82,6 +84,18 @@ class ArgumentError(UsageError, ValueError):
     def of(cls, argument: str, got: object, expected: str) -> ArgumentError:
         """Build the message from the argument's name, the value that came and what was expected."""
         return cls(f"{argument}: got {_brief(got)}, expected {expected}")
+
+
+class CompileError(ArgumentError):
+    """Source that the device's compiler refuses.
+
+    Attributes:
+        log: what the compiler said.
+    """
+
+    def __init__(self, message: str, log: str = "") -> None:
+        self.log = log
+        super().__init__(f"{message}:\n{log}" if log else message)
 
 
 class ClosedError(UsageError):

@@ -43,7 +43,8 @@ CORE = (
     *("admission", "budget", "charge", "recording", "survey", "memory"),
     "generator",
     *("arraylib", "task", "kernel", "arguments", "transfer", "placer", "statefile", "states", "progress"),
-    *("gate", "health", "scope", "shortage", "binding", "spec", "context", "opening", "current"),
+    "compiled",
+    *("gate", "health", "scope", "launching", "shortage", "binding", "spec", "context", "opening", "current"),
     *("dlpack", "foreign", "loan", "borrow", "timeline", "tracefile", "trace", "shutdown"),
 )
 

@@ -2,32 +2,49 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from tests.cuda.conftest import ROOT, Child
 
-WORLDS = [(2, 0, 0, "all"), (4, 300, 1, "all"), (2, 300, 2, "none"), (4, 1000, 3, "0-1,1-0")]
-NAMES = ["two", "four-late", "two-late-no-peers", "four-later-two-peers"]
+PEERS = {2: ["all", "none"], 4: ["all", "none", "0-1,1-0"]}
+JITTER = (50, 100, 300, 1000)
+"""Microseconds, at most, that each operation starts late."""
+
+SEEDS = range(20)
+
+World = tuple[int, int, int, str]
+
+
+def world(seed: int) -> World:
+    """Devices, jitter, seed and peer access of the world of a seed: every pair of devices and jitter comes up."""
+    devices = 2 + 2 * (seed // len(JITTER) % 2)
+    return devices, JITTER[seed % len(JITTER)], seed, PEERS[devices][seed % len(PEERS[devices])]
+
+
+def named(one: World) -> str:
+    """A world in words."""
+    return "seed-{2}-{0}-devices-{1}-us-peers-{3}".format(*one)
+
+
+WORLDS = [world(seed) for seed in SEEDS]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("devices", "jitter", "seed", "peers"), WORLDS, ids=NAMES)
-def test_the_battery_passes(emulated: Child, devices: int, jitter: int, seed: int, peers: str) -> None:
-    battery = ("--pyargs", "tazza.testing.contract", "--tazza-backend=cuda", f"--tazza-seed={seed}")
-    _pytest(emulated, *battery, devices=devices, jitter_us=jitter, seed=seed, peers=peers)
+@pytest.mark.parametrize("one", WORLDS, ids=named)
+def test_the_battery_passes(emulated: Child, one: World) -> None:
+    battery = ("--pyargs", "tazza.testing.contract", "--tazza-backend=cuda", f"--tazza-seed={one[2]}")
+    _pytest(emulated, one, *battery)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("devices", "jitter", "seed", "peers"), WORLDS, ids=NAMES)
-def test_the_programs_inside_pass(emulated: Child, devices: int, jitter: int, seed: int, peers: str) -> None:
-    files = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("tests/cuda/inside_*.py"))
-    assert files
-    _pytest(emulated, *files, devices=devices, jitter_us=jitter, seed=seed, peers=peers)
+@pytest.mark.parametrize("file", sorted(path.stem for path in ROOT.glob("tests/cuda/inside_*.py")))
+@pytest.mark.parametrize("one", WORLDS[1::6], ids=named)
+def test_the_programs_inside_pass(emulated: Child, one: World, file: str) -> None:
+    _pytest(emulated, one, f"tests/cuda/{file}.py")
 
 
-def _pytest(emulated: Child, *arguments: str, **settings: Any) -> None:
+def _pytest(emulated: Child, one: World, *arguments: str) -> None:
+    devices, jitter, seed, peers = one
     options = ("-q", "-n0", "-p", "no:cacheprovider", "-p", "no:randomly", "--strict-markers")
-    out = emulated("", "-m", "pytest", *options, *arguments, **settings)
+    out = emulated("", "-m", "pytest", *options, *arguments, devices=devices, jitter_us=jitter, seed=seed, peers=peers)
     assert " passed" in out

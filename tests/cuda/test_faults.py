@@ -83,7 +83,7 @@ with tz.open("cuda") as ctx:
     )
 
 
-@pytest.mark.parametrize("operation", ["fill", "copy"])
+@pytest.mark.parametrize("operation", ["fill", "copy", "kernel"])
 def test_a_fault_in_the_queue_poisons_every_context_of_that_device_and_no_other(
     emulated: Child, operation: str
 ) -> None:
@@ -92,14 +92,18 @@ def test_a_fault_in_the_queue_poisons_every_context_of_that_device_and_no_other(
         + f"""
 one, two, other = tz.context("cuda:0"), tz.context("cuda:0"), tz.context("cuda:1")
 x, y, there = one.allocate(64), one.allocate(64), other.allocate(64)
-def late(): tz.current().fill(x, 1); tz.current().copy(y, x)
+put = one.compile('extern "C" __global__ void put(char *x) {{ *x = 2; }}', "put")
+def late(): tz.current().fill(x, 1); tz.current().copy(y, x); put[1, 1](x)
 emulator.faults = "@{operation}:1:ILLEGAL_ADDRESS:device=0"
 task = one.launch(late)
 with pytest.raises(DeviceLostError): one.synchronize(timeout=T)
 emulator.faults = ()
 for ctx in (one, two):
     assert not ctx.health and "ILLEGAL_ADDRESS" in str(ctx.health.cause)
-    for use in (lambda: ctx.allocate(64), lambda: ctx.fill(x, 1), lambda: ctx.launch(print), ctx.rebuild):
+    for use in (
+        lambda: ctx.allocate(64), lambda: ctx.fill(x, 1), lambda: ctx.launch(print), ctx.rebuild,
+        lambda: ctx.launch(put[1, 1], x), lambda: ctx.compile("", "put"),
+    ):
         with pytest.raises((DeviceLostError, UnsupportedError)) as caught: use()
         if isinstance(caught.value, DeviceLostError):
             assert "ILLEGAL_ADDRESS" in str(caught.value) and "new process" in str(caught.value), caught.value
@@ -107,7 +111,7 @@ with pytest.raises(BackendError): task.result(timeout=T)
 with pytest.raises((DeviceLostError, UnsupportedError)): tz.context("cuda:0").allocate(8)
 other.fill(there, 7)
 assert other.to_numpy(there).tolist() == [7] * 64 and other.health
-del x, y
+del x, y, put
 for ctx in (one, two, other): ctx.close(timeout=T)
 """
     )
@@ -174,12 +178,15 @@ def test_any_call_may_fail_once_and_everything_works_on(emulated: Child) -> None
     out = emulated(
         START
         + """
-def put(x): tz.current().fill(x, 3.0); return x
+TWICE = cuda_emulator.compile_kernels(  # once, for all the programs below
+    'extern "C" __global__ void twice(double *x, int n) { for (int i = 0; i < n; i++) x[i] *= 2; }'
+)
+def put(x, twice): tz.current().fill(x, 1.5); twice[1, 1](x, 1000); return x
 def program():
     with tz.open("cuda:0") as one, tz.open("cuda:1") as two:
         x = one.asarray(np.arange(1000, dtype="float64"))
         one.fill(x[10:20], 2.0)
-        y = two.asarray(one.launch(put, x).result(timeout=T))
+        y = two.asarray(one.launch(put, x, one.compile(TWICE, "twice")).result(timeout=T))
         two.random.random(100)
         pinned = two.memory.pinned.allocate(8000, dtype="float64")
         two.copy(pinned, y, stream=two.new_stream())

@@ -11,9 +11,9 @@ from dataclasses import replace
 from typing import Any, NoReturn, cast
 
 from tazza.core import registry, transfer
-from tazza.core.arguments import Arguments
 from tazza.core.arraylib import array_library, is_array
 from tazza.core.binding import Binding
+from tazza.core.compiled import CompiledKernel, compiled
 from tazza.core.completion import timeout_or_default
 from tazza.core.device import Device, device
 from tazza.core.event import Waitable
@@ -21,17 +21,18 @@ from tazza.core.failures import Failures
 from tazza.core.gate import Gate
 from tazza.core.generator import Generator
 from tazza.core.health import Health
-from tazza.core.kernel import accesses, buffers_of
+from tazza.core.kernel import accesses
+from tazza.core.launching import launched, running_task
 from tazza.core.memory import Memory
 from tazza.core.pool import pool_of
 from tazza.core.runner import Runner
 from tazza.core.runtime import runtime_of
-from tazza.core.scope import StreamScope, flattened
+from tazza.core.scope import StreamScope
 from tazza.core.shortage import explain, report_leaks
 from tazza.core.spec import Spec
 from tazza.core.states import State
 from tazza.core.stream import Stream, make_runner
-from tazza.core.task import Task, TaskSubmission
+from tazza.core.task import Task
 from tazza.errors import (
     ArgumentError,
     ClosedError,
@@ -42,8 +43,7 @@ from tazza.errors import (
     WaitTimeoutError,
     WrongDeviceError,
 )
-from tazza.hot import HOOKED, Account, Buffer, ContextCore, Frame, frame_of, generation, point, top
-from tazza.hot.hooks import Operation, emit
+from tazza.hot import HOOKED, Account, Buffer, ContextCore, frame_of, generation, top
 
 __all__ = ["Context"]
 
@@ -181,29 +181,24 @@ class Context(ContextCore):
         if not callable(function):
             raise ArgumentError.of("function", function, "a callable")
         target = self._own_stream(stream)
-        frame, outer = frame_of(self), _running_task()
-        said = accesses(function, reads, writes)
-        name = label or str(getattr(function, "__qualname__", type(function).__name__))
-        sorted_args = Arguments(self, target, args, after, name)
-        task = Task(self, target, name, self._next_key(outer), outer if target.is_inline else None)
-        account = self.account if frame is None or frame.account is None else frame.account
-        submission = TaskSubmission(
-            task,
-            Frame(task, self, target, account, task, top() if target.is_inline else flattened(top())),
-            function,
-            args,
-            needs=tuple(sorted_args.needs),
-            host_needs=tuple(sorted_args.host_needs),
-            plain=sorted_args.are_plain,
-        )
-        if point.listeners is not None:
-            read, written = buffers_of(function, args, said)
-            emit(Operation("launch", stream=target, label=name, reads=read, writes=written, subject=task))
-        target.submit(submission)
-        if not target.is_inline:
-            for buffer in sorted_args.buffers:
-                buffer.used_on(target)
-        return task
+        return launched(self, target, function, args, after=after, label=label, said=accesses(function, reads, writes))
+
+    def compile(self, code: object, name: str) -> CompiledKernel:
+        """Make a kernel of the device's own language; ``kernel[grid, block]`` is a function to launch.
+
+        Takes as long as the compiler does, where the device has not loaded the same code yet. Makes no work.
+
+        Args:
+            code: the source as text, or what was compiled before: PTX, a cubin as bytes, a cuda.core ``ObjectCode``.
+            name: of the kernel in it.
+
+        Raises:
+            UnsupportedError: the device has no such language.
+            CompileError: the compiler refuses the source, and says why.
+            ArgumentError: the code is of another kind, or has no kernel of that name.
+        """
+        self._check_open()
+        return compiled(self._runtime, code, name)
 
     def copy(self, dst: object, src: object, *, stream: Stream | None = None) -> None:
         """Copy bytes of `src` into `dst`, between any two memory domains, one of them this context's.
@@ -366,7 +361,7 @@ class Context(ContextCore):
         """
         if self.phase == _CLOSED or self.generation != generation():
             return
-        running = _running_task()
+        running = running_task()
         if running is not None and running.belongs_to(self):
             raise DeadlockError(f"{self!r} cannot be closed from inside its own task {running.label!r}")
         self.phase = _CLOSING
@@ -438,7 +433,7 @@ class Context(ContextCore):
         if self.generation != generation():
             raise ForkedError(f"{self!r} was made before this process was forked; make a new context here")
         self._runtime.check()
-        running = _running_task()
+        running = running_task()
         if self.phase == _CLOSED or running is None or not running.belongs_to(self):
             raise ClosedError(f"{self!r} takes no new work ({action}); make another with tz.context(...)")
 
@@ -479,7 +474,8 @@ class Context(ContextCore):
             raise WrongDeviceError(f"{stream!r} belongs to another context; use a stream of {self!r}")
         return stream
 
-    def _next_key(self, outer: Task | None) -> tuple[int, ...]:
+    def next_key(self, outer: Task | None) -> tuple[int, ...]:
+        """The key of the next launch, in `outer` where that is this context's. Internal."""
         if outer is not None and outer.context is self:
             return outer.next_child_key()
         with self._lock:
@@ -489,10 +485,5 @@ class Context(ContextCore):
     @property
     def inside_task(self) -> bool:
         """Whether the calling thread runs one of this context's tasks. Internal."""
-        running = _running_task()
+        running = running_task()
         return running is not None and running.context is self
-
-
-def _running_task() -> Task | None:
-    frame = top()
-    return None if frame is None else cast("Task | None", frame.task)

@@ -206,9 +206,15 @@ class NativeRunner(Runner):
             except BackendError:  # the task has failed with it, or the device is lost, which everybody is told
                 return
 
+    def _must_wait(self, need: Waitable) -> bool:
+        """Whether the queue has to wait for it: also where the driver failed to tell whether it is over."""
+        if not need.poll():
+            return True
+        return isinstance(need.error, BackendError) and self.runtime.lost() is None and self._queue_can_wait(need)
+
     def _hand_over_waits(self, submission: Submission, told: bool) -> None:
         for need in submission.needs:
-            if need.placement is not None and not need.poll():
+            if need.placement is not None and self._must_wait(need):
                 if told:
                     self._call(partial(need.tell, "begin", self))
                 self.driver.queue_wait(self.device, self.handle, need.placement.handle)

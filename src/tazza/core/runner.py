@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, final
 
-from tazza.core.completion import frameless, now_ns, timeout_or_default
+from tazza.core.completion import frameless, now_ns, raise_copy, timeout_or_default
 from tazza.core.event import Event, Waitable
 from tazza.core.failures import Failure, Failures
 from tazza.core.runtime import DeviceRuntime
@@ -106,7 +106,7 @@ class Runner(abc.ABC):
             self.submit(Wait(self, "wait", needs=(event,)), bounded=False)
 
     def settle(self, timeout: float) -> None:
-        """Wait for everything submitted so far, without looking at failures."""
+        """Wait for everything submitted so far, without looking at failures; raises where the driver does not tell."""
         if self.reached(self.submitted):
             return
         end = self.mark()
@@ -115,6 +115,10 @@ class Runner(abc.ABC):
             raise WaitTimeoutError(f"{self.label!r} still has work after {timeout:g} s")
         if end.error is None:
             self.confirm(end.number)
+        elif isinstance(end.error, BackendError) and self.runtime.lost() is None:
+            if self._end is end and not self.closed:
+                self._end = None  # who asks next records anew
+            raise_copy(end.error)  # asking failed, and so nobody knows that the work is over
 
     @property
     def thread(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from typing import Any, final
 
 from tazza.core.completion import raise_copy, timeout_or_default
@@ -41,7 +42,8 @@ class DeviceRuntime:
         self._runners: list[Any] = []
         self.in_flight: dict[int, str] = {}
         self.orphans: list[Any] = []  # runners whose streams were dropped, for `check` to close
-        self.loans: list[Any] = []  # borrowed memory whose scope is over and whose uses may not be, for `check` to end
+        self.loans: list[Any] = []  # borrowed memory, and programs, whose uses may not be over, for `check` to end
+        self.programs: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()  # loaded, by their code
         self.lock = threading.RLock()  # looking at an event under it may find the device lost, which takes it again
         self.generation = generation()
         self._lost: DeviceLostError | None = None
@@ -70,7 +72,7 @@ class DeviceRuntime:
             runner.close()
 
     def end_loans(self) -> None:
-        """Give back borrowed memory that nothing uses any more; calls foreign code, so never under a lock."""
+        """Give back borrowed memory and programs that nothing uses any more; calls foreign code: never under a lock."""
         for _ in range(len(self.loans)):
             try:
                 loan = self.loans.pop(0)  # now nobody else has it, whatever the code that it calls does

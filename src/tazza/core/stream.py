@@ -215,7 +215,7 @@ def making(buffer: Buffer, stream: Stream | Runner) -> tuple[Event, ...]:
     made: Event | None = buffer.block.made
     if made is None or stream.lane is buffer.block.lane or made.stream.runner is stream.runner:
         return ()
-    if made.poll():
+    if made.poll() and made.error is None:  # else nobody knows: whoever needs it says so
         buffer.block.made = None
         return ()
     return (made,)

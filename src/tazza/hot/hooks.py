@@ -22,10 +22,10 @@ class Operation(NamedTuple):
     """One thing that happened, or is about to be queued.
 
     Attributes:
-        kind: at submission ``copy``, ``fill``, ``launch``, ``record`` or ``wait``; when it happens ``allocate``,
-            ``free``, ``oom`` (a refusal) or ``host_access``; when submitted work really runs, in the thread that runs
-            it, ``begin`` and ``end``. Standing still, of a stream or of a host thread, has a ``begin`` and an ``end``
-            too.
+        kind: at submission ``copy``, ``fill``, ``kernel``, ``launch``, ``record`` or ``wait``; when it happens
+            ``allocate``, ``free``, ``oom`` (a refusal) or ``host_access``; when submitted work really runs, in the
+            thread that runs it, ``begin`` and ``end``. Standing still, of a stream or of a host thread, has a
+            ``begin`` and an ``end`` too.
         stream: the stream it belongs to, or None.
         label: the user's name for it, or None.
         nbytes: its size in bytes.

@@ -15,6 +15,7 @@ from tazza.spi.values import Capabilities as Capabilities
 from tazza.spi.values import CopyKind as CopyKind
 from tazza.spi.values import DeviceInfo as DeviceInfo
 from tazza.spi.values import Handle as Handle
+from tazza.spi.values import KernelInfo as KernelInfo
 from tazza.spi.values import Level as Level
 from tazza.spi.values import MemoryInfo as MemoryInfo
 from tazza.spi.values import MemoryUse as MemoryUse
@@ -30,6 +31,7 @@ __all__ = [
     "DeviceInfo",
     "Driver",
     "Handle",
+    "KernelInfo",
     "Level",
     "MemoryInfo",
     "MemoryUse",

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tazza.errors import UnsupportedError
-from tazza.spi.values import Address, Capabilities, CopyKind, DeviceInfo, Handle, MemoryInfo, MemoryUse
+from tazza.spi.values import Address, Capabilities, CopyKind, DeviceInfo, Handle, KernelInfo, MemoryInfo, MemoryUse
 
 __all__ = ["Driver"]
 
@@ -136,6 +136,45 @@ class Driver(abc.ABC):
     def escaped(self, device: DeviceInfo) -> int:
         """Count the views made by the enqueued function that is ending in this thread and are still alive."""
         return 0
+
+    # Compiled kernels (where `Capabilities.kernel_language` is not empty) ------------------------------------------
+
+    def program_code(self, device: DeviceInfo, given: object) -> str | bytes:
+        """The source or image in what a tool of the backend made; text and bytes are both themselves.
+
+        Raises:
+            ArgumentError: it is nothing of the kind.
+        """
+        raise UnsupportedError(f"{device.name} compiles no kernels; launch a Python function")
+
+    def program_load(self, device: DeviceInfo, code: str | bytes) -> Handle:
+        """Compile source, or take an image as it is, and load the program.
+
+        Raises:
+            CompileError: the compiler refuses the source.
+        """
+        raise UnsupportedError(f"{device.name} compiles no kernels; launch a Python function")
+
+    def program_unload(self, device: DeviceInfo, program: Handle) -> None:
+        """Give a program back whose kernels no queue runs any more."""
+        raise UnsupportedError(f"{device.name} compiles no kernels")
+
+    def kernel_find(self, device: DeviceInfo, program: Handle, name: str) -> KernelInfo:
+        """Look a kernel up; ArgumentError with the names that there are where it has none of that name."""
+        raise UnsupportedError(f"{device.name} compiles no kernels")
+
+    def kernel_launch(
+        self,
+        device: DeviceInfo,
+        queue: Handle,
+        kernel: Handle,
+        grid: tuple[int, int, int],
+        block: tuple[int, int, int],
+        shared_bytes: int,
+        arguments: tuple[bytes, ...],
+    ) -> None:
+        """Put one launch into the queue; each argument has the bytes of its parameter, and is copied at once."""
+        raise UnsupportedError(f"{device.name} compiles no kernels")
 
     # Queues and events ---------------------------------------------------------------------------------------------
 

@@ -8,7 +8,17 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple
 
-__all__ = ["Address", "Capabilities", "CopyKind", "DeviceInfo", "Handle", "Level", "MemoryInfo", "MemoryUse"]
+__all__ = [
+    "Address",
+    "Capabilities",
+    "CopyKind",
+    "DeviceInfo",
+    "Handle",
+    "KernelInfo",
+    "Level",
+    "MemoryInfo",
+    "MemoryUse",
+]
 
 Address = int
 """An address in a device's memory domain; only an integer, never dereferenced by the core."""
@@ -88,6 +98,7 @@ class Capabilities:
         alignment: every allocation is aligned to this many bytes.
         dtypes: names of the dtypes that kernels understand.
         array_libraries: names accepted by ``arrays=``, the default first.
+        kernel_language: of the source that `Driver.program_load` takes: ``"CUDA C++"``; empty where it takes none.
         array_allocations: whether memory taken by the array library itself is ``"hooked"`` or ``"outside"``.
     """
 
@@ -104,7 +115,22 @@ class Capabilities:
     alignment: int = 64
     dtypes: frozenset[str] = frozenset()
     array_libraries: tuple[str, ...] = ()
+    kernel_language: str = ""
     array_allocations: str = "outside"
+
+
+class KernelInfo(NamedTuple):
+    """A kernel of a loaded program.
+
+    Attributes:
+        handle: opaque to the core; lives as long as the program.
+        parameters: bytes of each parameter, in order.
+        most_threads: in one block.
+    """
+
+    handle: Handle
+    parameters: tuple[int, ...]
+    most_threads: int
 
 
 class MemoryUse(NamedTuple):

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple, cast
 from tazza.drivers.cuda.loading import is_emulated, load
 from tazza.drivers.cuda.moving import copy_within, fill
 from tazza.drivers.cuda.primary import Primary
+from tazza.drivers.cuda.programs import code_of, find_kernel, launch, load_program
 from tazza.drivers.cuda.queues import NativeQueue, Recorded, integer_of
 from tazza.drivers.cuda.status import failure, invoke
 from tazza.errors import ArgumentError, BackendError, UnsupportedError
-from tazza.spi import Address, Capabilities, CopyKind, DeviceInfo, Driver, Handle, Level, MemoryInfo
+from tazza.spi import Address, Capabilities, CopyKind, DeviceInfo, Driver, Handle, KernelInfo, Level, MemoryInfo
 
 __all__ = ["CudaDriver", "CudaNative", "create_driver"]
 
@@ -96,7 +97,7 @@ class CudaDriver(Driver):
 
     def capabilities(self, device: DeviceInfo) -> Capabilities:
         return Capabilities(
-            level=Level.TRANSPORT,
+            level=Level.KERNELS,
             queues=True,
             host_addressable=False,
             host_functions=False,
@@ -108,6 +109,7 @@ class CudaDriver(Driver):
             alignment=256,
             dtypes=frozenset(_DTYPES),
             array_libraries=("buffers",),
+            kernel_language="CUDA C++",
         )
 
     def poison(self, device: DeviceInfo) -> str | None:
@@ -174,6 +176,32 @@ class CudaDriver(Driver):
 
     def fill(self, device: DeviceInfo, queue: Handle | None, dst: Address, pattern: bytes, nbytes: int) -> None:
         fill(self._of(device), queue, dst, pattern, nbytes)
+
+    # Compiled kernels ----------------------------------------------------------------------------------------------
+
+    def program_code(self, device: DeviceInfo, given: object) -> str | bytes:
+        return code_of(given)
+
+    def program_load(self, device: DeviceInfo, code: str | bytes) -> Handle:
+        return cast(Handle, load_program(self._of(device), code))
+
+    def program_unload(self, device: DeviceInfo, program: Handle) -> None:
+        self._unless_gone(device, "cuLibraryUnload", program)
+
+    def kernel_find(self, device: DeviceInfo, program: Handle, name: str) -> KernelInfo:
+        return find_kernel(self._of(device), program, name)
+
+    def kernel_launch(
+        self,
+        device: DeviceInfo,
+        queue: Handle,
+        kernel: Handle,
+        grid: tuple[int, int, int],
+        block: tuple[int, int, int],
+        shared_bytes: int,
+        arguments: tuple[bytes, ...],
+    ) -> None:
+        launch(self._of(device), queue, kernel, (*grid, *block, shared_bytes), arguments)
 
     # Queues and events ---------------------------------------------------------------------------------------------
 

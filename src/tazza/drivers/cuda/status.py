@@ -42,6 +42,10 @@ _TEXTS = {  # what the driver's own text does not say
         "CUDA is not initialised in this process",
         "a process forked from one that used CUDA cannot use it: start processes with multiprocessing's 'spawn'",
     ),
+    209: (
+        "the image has no code for this device",
+        "compile for its compute capability; an emulated device runs kernels from their source alone",
+    ),
     304: ("a call of the operating system failed", "look at `tazza doctor`"),
     802: ("the system is not ready", "look at `tazza doctor`; with NVSwitch the fabric manager has to run"),
     803: ("the kernel module and libcuda.so.1 have different versions", "reboot, or reinstall the driver"),

@@ -10,21 +10,22 @@ import numpy as np
 import pytest
 
 import tazza as tz
-from tazza.errors import CancelledTaskError, EscapedViewError, UpstreamError, WrongDeviceError
+from tazza.errors import (
+    ArgumentError,
+    BackendError,
+    CancelledTaskError,
+    CompileError,
+    EscapedViewError,
+    UnsupportedError,
+    UpstreamError,
+    UsageError,
+    WrongDeviceError,
+)
 from tazza.spi import Level
 from tazza.testing.contract.battery import TIMEOUT, Target, needs
+from tazza.testing.contract.functions import SOURCES, functions_of
 
 LEVEL = Level.KERNELS
-
-
-def double(x: Any) -> Any:
-    """Return twice the array."""
-    return x * 2
-
-
-def increase(x: Any) -> None:
-    """Add one in place."""
-    x += 1
 
 
 def fail() -> None:
@@ -43,14 +44,14 @@ def test_a_function_returns_what_is_no_array(target: Target) -> None:
 def test_a_function_sees_and_returns_arrays(target: Target) -> None:
     values = target.numbers(100)
     with target.open() as ctx:
-        task = ctx.launch(double, ctx.asarray(values))
+        task = ctx.launch(functions_of(ctx).double, ctx.asarray(values))
         assert (ctx.to_numpy(task.result(timeout=TIMEOUT)) == 2 * values).all()
 
 
 def test_a_function_writes_into_its_arguments(target: Target) -> None:
     values = target.numbers(100)
     with target.open() as ctx:
-        x = ctx.asarray(values, copy=True)
+        x, increase = ctx.asarray(values, copy=True), functions_of(ctx).increase
         tasks = [ctx.launch(increase, x) for _ in range(10)]
         tz.wait(tasks, timeout=TIMEOUT)
         assert (ctx.to_numpy(x) == values + 10).all()
@@ -58,8 +59,8 @@ def test_a_function_writes_into_its_arguments(target: Target) -> None:
 
 def test_containers_are_looked_into(target: Target) -> None:
     with target.open() as ctx:
-        one, two = ctx.asarray(target.numbers(4)), ctx.asarray(target.numbers(4))
-        task = ctx.launch(lambda given: {"sum": given["pair"][0] + given["pair"][1]}, {"pair": (one, two)})
+        one, two, add = ctx.asarray(target.numbers(4)), ctx.asarray(target.numbers(4)), functions_of(ctx).add
+        task = ctx.launch(lambda given: {"sum": add(*given["pair"])}, {"pair": (one, two)})
         assert (ctx.to_numpy(task.result(timeout=TIMEOUT)["sum"]) == 2 * target.numbers(4)).all()
 
 
@@ -73,6 +74,7 @@ def test_a_function_has_its_context(target: Target) -> None:
 def test_results_are_passed_on(target: Target) -> None:
     values = target.numbers(50)
     with target.open() as ctx:
+        double = functions_of(ctx).double
         task = ctx.launch(double, ctx.asarray(values), stream=ctx.new_stream())
         for _ in range(4):
             task = ctx.launch(double, task, stream=ctx.new_stream())
@@ -82,9 +84,9 @@ def test_results_are_passed_on(target: Target) -> None:
 def test_results_move_to_the_cpu_and_back(target: Target) -> None:
     values = target.numbers(50)
     with target.open() as ctx, tz.open("cpu") as cpu:
-        there = cpu.launch(double, cpu.asarray(values), stream=cpu.new_stream())
-        here = ctx.launch(double, there, stream=ctx.new_stream())
-        back = cpu.launch(double, here, stream=cpu.new_stream())
+        there = cpu.launch(functions_of(cpu).double, cpu.asarray(values), stream=cpu.new_stream())
+        here = ctx.launch(functions_of(ctx).double, there, stream=ctx.new_stream())
+        back = cpu.launch(functions_of(cpu).double, here, stream=cpu.new_stream())
         assert (cpu.to_numpy(back.result(timeout=TIMEOUT)) == 8 * values).all()
 
 
@@ -92,7 +94,8 @@ def test_results_move_to_the_cpu_and_back(target: Target) -> None:
 def test_results_move_to_a_second_device(target: Target) -> None:
     values = target.numbers(50)
     with target.open() as ctx, tz.open(target.second.name) as other:
-        there = other.launch(double, ctx.launch(double, ctx.asarray(values)))
+        here = ctx.launch(functions_of(ctx).double, ctx.asarray(values))
+        there = other.launch(functions_of(other).double, here)
         assert (other.to_numpy(there.result(timeout=TIMEOUT)) == 4 * values).all()
 
 
@@ -100,9 +103,107 @@ def test_results_move_to_a_second_device(target: Target) -> None:
 def test_foreign_memory_is_refused_with_the_call_that_moves_it(target: Target) -> None:
     with target.open() as ctx, tz.open("cpu") as cpu:
         with pytest.raises(WrongDeviceError, match="asarray"):
-            ctx.launch(double, cpu.allocate(16, dtype="float32"))
+            ctx.launch(print, cpu.allocate(16, dtype="float32"))
         with pytest.raises(WrongDeviceError, match="asarray"):
-            ctx.launch(double, np.zeros(4, "float32"))
+            ctx.launch(print, np.zeros(4, "float32"))
+
+
+# Compiled kernels --------------------------------------------------------------------------------------------------
+
+
+@needs("kernel language")
+def test_a_compiled_kernel_is_launched_like_a_function(target: Target) -> None:
+    values = target.numbers(1000)
+    with target.open() as ctx:
+        total = ctx.compile(_source(target), "sum")
+        first, second, made = ctx.asarray(values), ctx.asarray(values[::-1].copy()), ctx.empty(1000, "float32")
+        task = ctx.launch(total[16, 64], np.uint32(1000), first, second, made, stream=ctx.new_stream())
+        assert task.result(timeout=TIMEOUT) is None
+        assert (ctx.to_numpy(made) == values + values[::-1]).all()
+
+
+@needs("kernel language")
+def test_kernels_are_ordered_like_all_work(target: Target) -> None:
+    with target.open() as ctx:
+        increase, x = ctx.compile(_source(target), "increase"), ctx.asarray(np.zeros(64, "float32"))
+        tasks: list[tz.Task] = []
+        for number in range(12):
+            tasks.append(ctx.launch(increase[1, 64], 64, float(number), x, after=tasks[-1:], stream=ctx.new_stream()))
+        tz.wait(tasks, timeout=TIMEOUT)
+        assert (ctx.to_numpy(x) == sum(range(12))).all()
+
+
+@needs("kernel language")
+def test_a_kernel_outlives_its_context(target: Target) -> None:
+    with target.open() as ctx:
+        twice = ctx.compile(_source(target), "twice")
+    with target.open() as ctx:
+        x, made = ctx.asarray(target.numbers(64)), ctx.empty(64, "float32")
+        ctx.launch(twice[(1, 1), (64, 1, 1), 0], 64, x, made).result(timeout=TIMEOUT)
+        assert (ctx.to_numpy(made) == 2 * target.numbers(64)).all()
+
+
+@needs("kernel language")
+def test_what_is_no_kernel_is_refused(target: Target) -> None:
+    with target.open() as ctx:
+        with pytest.raises(CompileError) as refused:
+            ctx.compile(_source(target) + "this is no source", "twice")
+        assert refused.value.log
+        with pytest.raises(ArgumentError, match="increase"):
+            ctx.compile(_source(target), "no_such_kernel")
+        for code in (b"neither an image nor source", 7, None):
+            with pytest.raises(ArgumentError, match="code"):
+                ctx.compile(code, "twice")
+        assert ctx.compile(_source(target), "twice").name == "twice"
+
+
+@needs("kernel language")
+def test_a_launch_that_does_not_fit_is_refused_and_the_device_stays_well(target: Target) -> None:
+    with target.open() as ctx:
+        twice, x = ctx.compile(_source(target), "twice"), ctx.asarray(target.numbers(64))
+        for shape in (
+            1,
+            (1,),
+            (0, 1),
+            (1, -1),
+            (1, 1.5),
+            (1, (1, 1, 1, 1)),
+            (1, twice.most_threads + 1),
+            (1, 1, 2**31),
+        ):
+            with pytest.raises(ArgumentError):
+                twice[shape]
+        wide, large = np.int64(1), (2**40, 1e300)
+        for given in ((), (1, x), (1, x, x, x), (1, x, "y"), (1, x, None), (wide, x, x), *((n, x, x) for n in large)):
+            with pytest.raises(ArgumentError, match="args"):
+                ctx.launch(twice[1, 64], *given).result(timeout=TIMEOUT)
+        with pytest.raises(BackendError):
+            ctx.launch(twice[1, 64, 2**30], 64, x, x).result(timeout=TIMEOUT)
+        with pytest.raises(UsageError, match=r"ctx\.launch"):
+            twice[1, 64](64, x, x)
+        ctx.launch(twice[1, 64], 64, x, x).result(timeout=TIMEOUT)
+        assert (ctx.to_numpy(x) == 2 * target.numbers(64)).all()
+        assert ctx.health
+
+
+@needs("kernel language", "second device")
+def test_a_kernel_belongs_to_its_device(target: Target) -> None:
+    with target.open() as ctx, tz.open(target.second.name) as other:
+        twice, x = ctx.compile(_source(target), "twice"), other.asarray(target.numbers(64))
+        with pytest.raises(WrongDeviceError, match="compile it there"):
+            other.launch(twice[1, 64], 64, x, x).result(timeout=TIMEOUT)
+        with pytest.raises(WrongDeviceError, match="asarray"):
+            ctx.launch(lambda: twice[1, 64](64, x, x)).result(timeout=TIMEOUT)
+
+
+@needs("no kernel language")
+def test_a_device_without_a_kernel_language_says_what_to_do(target: Target) -> None:
+    with target.open() as ctx, pytest.raises(UnsupportedError, match="launch a Python function"):
+        ctx.compile("", "twice")
+
+
+def _source(target: Target) -> str:
+    return SOURCES[target.capabilities.kernel_language]
 
 
 # Failure -----------------------------------------------------------------------------------------------------------
@@ -112,7 +213,7 @@ def test_a_failure_goes_to_the_task_and_on(target: Target) -> None:
     with target.open() as ctx:
         stream = ctx.new_stream()
         failed = ctx.launch(fail, stream=stream)
-        dependent = ctx.launch(double, failed, stream=stream)
+        dependent = ctx.launch(print, failed, stream=stream)
         unrelated = ctx.launch(divmod, 17, 5, stream=stream)
         with pytest.raises(KeyError, match="broken"):
             failed.result(timeout=TIMEOUT)
@@ -138,7 +239,7 @@ def test_a_task_is_cancelled_before_it_starts(target: Target) -> None:
     with target.open() as ctx:
         stream = ctx.new_stream()
         running = ctx.launch(gate.wait, TIMEOUT, stream=stream)
-        waiting = ctx.launch(double, 1, stream=stream)
+        waiting = ctx.launch(divmod, 17, 5, stream=stream)
         assert waiting.cancel()
         gate.set()
         assert running.result(timeout=TIMEOUT)

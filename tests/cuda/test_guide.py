@@ -1,0 +1,13 @@
+"""The pages whose snippets need a CUDA device: run on emulated ones, each in a child of its own."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cuda.conftest import Child
+from tests.test_docs import DOCS, ON_THE_EMULATOR
+
+
+@pytest.mark.parametrize("page", ON_THE_EMULATOR, ids=lambda page: str(page.relative_to(DOCS)))
+def test_snippets_run_on_emulated_devices(emulated: Child, page: object) -> None:
+    emulated(f"from pathlib import Path\nfrom tests.test_docs import run_snippets\nrun_snippets(Path({str(page)!r}))")
