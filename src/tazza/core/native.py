@@ -207,10 +207,11 @@ class NativeRunner(Runner):
                 return
 
     def _must_wait(self, need: Waitable) -> bool:
-        """Whether the queue has to wait for it: also where the driver failed to tell whether it is over."""
-        if not need.poll():
+        """Whether the queue has to wait for it."""
+        try:
+            return not need.poll()
+        except BackendError:  # the driver cannot tell: the queue then waits, and goes on at once if it is over
             return True
-        return isinstance(need.error, BackendError) and self.runtime.lost() is None and self._queue_can_wait(need)
 
     def _hand_over_waits(self, submission: Submission, told: bool) -> None:
         for need in submission.needs:

@@ -116,9 +116,7 @@ class Runner(abc.ABC):
         if end.error is None:
             self.confirm(end.number)
         elif isinstance(end.error, BackendError) and self.runtime.lost() is None:
-            if self._end is end and not self.closed:
-                self._end = None  # who asks next records anew
-            raise_copy(end.error)  # asking failed, and so nobody knows that the work is over
+            raise_copy(end.error)  # nobody knows that the work is over; the next mark is a new one
 
     @property
     def thread(self) -> int:

@@ -186,7 +186,7 @@ class CudaDriver(Driver):
         return cast(Handle, load_program(self._of(device), code))
 
     def program_unload(self, device: DeviceInfo, program: Handle) -> None:
-        self._unless_gone(device, "cuLibraryUnload", program)
+        self._of(device).give_back("cuLibraryUnload", program)
 
     def kernel_find(self, device: DeviceInfo, program: Handle, name: str) -> KernelInfo:
         return find_kernel(self._of(device), program, name)

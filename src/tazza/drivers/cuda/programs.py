@@ -94,9 +94,9 @@ def _parameters(primary: Primary, kernel: Any) -> tuple[int, ...]:
         except BackendError as error:
             if error.code == _INVALID_VALUE:  # how the driver says that there are no more
                 break
+            if error.code is None:  # it has no such function
+                raise UnsupportedError(f"launching kernels needs a driver of CUDA 12.4 or newer: {error}") from error
             raise
-        except RuntimeError as error:  # the bindings: the driver has no such function
-            raise UnsupportedError(f"launching kernels needs a driver of CUDA 12.4 or newer: {error}") from error
         sizes.append(int(size))
     return tuple(sizes)
 
