@@ -63,6 +63,33 @@ def test_a_device_that_is_not_there_is_refused(cuda_emulator: Emulator) -> None:
         cuda_emulator.live_bytes(2)
     with pytest.raises(ValueError, match="device is -1"):
         cuda_emulator.lose_device(-1)
+    with pytest.raises(ValueError, match="device is 2"):
+        cuda_emulator.restore_device(2)
+
+
+@pytest.mark.parametrize(
+    "broken", ["emulator.lose_device(0)", "emulator.faults = 'cuMemGetInfo:1:LAUNCH_FAILED:sticky'"]
+)
+def test_a_device_can_be_made_well_again(python: Script, broken: str) -> None:
+    script = f"""
+import cuda_emulator
+emulator = cuda_emulator.start()
+from cuda.bindings import driver as d
+d.cuInit(0)
+context = d.cuDevicePrimaryCtxRetain(0)[1]
+d.cuCtxSetCurrent(context)
+before, stream = d.cuMemAlloc(64)[1], d.cuStreamCreate(0)[1]
+{broken}
+d.cuMemGetInfo()
+print(d.cuMemAlloc(64)[0].name != "CUDA_SUCCESS", d.cuDevicePrimaryCtxRetain(0)[0].name != "CUDA_SUCCESS")
+emulator.restore_device(0)
+print(int(d.cuCtxGetCurrent()[1]) == int(context), emulator.live_bytes(0), d.cuStreamQuery(stream)[0].name)
+after = d.cuMemAlloc(64)[1]
+print(int(after) != int(before), d.cuMemsetD8(after, 7, 64)[0].name, d.cuCtxSynchronize()[0].name)
+"""
+    said = python(script).stdout.split()
+    assert said[0] == "True"
+    assert said[2:] == ["True", "0", "CUDA_ERROR_INVALID_HANDLE", "True", "CUDA_SUCCESS", "CUDA_SUCCESS"], said
 
 
 def test_a_lost_device_fails_and_the_other_works_on(python: Script) -> None:

@@ -14,7 +14,6 @@ from tazza.contexts.cuda import CUDAContext as CUDAContext
 from tazza.core.borrow import borrow as borrow
 from tazza.core.budget import Budget as Budget
 from tazza.core.charge import Charge as Charge
-from tazza.core.compiled import CompiledKernel as CompiledKernel
 from tazza.core.context import Context as Context
 from tazza.core.current import carry as carry
 from tazza.core.current import context_of as context_of
@@ -58,7 +57,6 @@ __all__ = [
     "CPUContext",
     "CUDAContext",
     "Charge",
-    "CompiledKernel",
     "Context",
     "Device",
     "Event",

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, final
 
 import pytest
@@ -32,8 +33,10 @@ __all__ = [
     "add",
     "attempt",
     "fail",
+    "full",
     "get",
     "litmus",
+    "plus",
     "programs",
     "put",
     "until",
@@ -79,20 +82,21 @@ class World:
 
     Attributes:
         seed: of this run.
-        sim: the simulated devices, where they are.
+
+    Args:
+        lose: breaks the device of an index for good, as a sticky fault does; returns words that its cause then has.
     """
 
-    def __init__(self, devices: tuple[tz.Device, ...], seed: int, sim: Simulation | None) -> None:
-        self.devices, self.seed, self._sim = devices, seed, sim
+    def __init__(self, devices: tuple[tz.Device, ...], seed: int, lose: Callable[[int, str], str] | None) -> None:
+        self.devices, self.seed, self._lose = devices, seed, lose
         self._draws = random.Random(seed)
         self._own: dict[int, tz.Context] = {}
         self._opened: list[tz.Context] = []
 
-    @property
-    def sim(self) -> Simulation:
-        """The simulated devices."""
-        assert self._sim is not None
-        return self._sim
+    def lose(self, index: int, reason: str = "injected") -> str:
+        """Break a device for good; returns words that its cause has, if this is what broke it."""
+        assert self._lose is not None
+        return self._lose(index, reason)
 
     @property
     def here(self) -> tz.Context:
@@ -132,6 +136,10 @@ class World:
         owner.fill(buffer, value)
         owner.stream.synchronize(timeout=TIMEOUT)
         return buffer
+
+    def room(self, cells: int) -> int:
+        """Bytes that so many cells take on a device."""
+        return cells * max(64, self.devices[0].capabilities.alignment)
 
     def read(self, cell: tz.Buffer) -> int:
         """What a cell holds, after the streams known to have used it."""
@@ -250,13 +258,19 @@ def opened(setting: Setting, seed: int) -> Iterator[World]:
         sim = None
         if setting.simulated:
             sim = stack.enter_context(simulate(setting.devices, memory="16MiB", seed=seed, lateness=_LATENESS))
-        world = World(_cpus(setting) if sim is None else sim.devices, seed, sim)
+        devices = _cpus(setting) if sim is None else sim.devices
+        world = World(devices, seed, None if sim is None else partial(_lose_simulated, sim))
         try:
             yield world
         except BaseException:
             world.close(abandon=True)
             raise
         world.close(abandon=False)
+
+
+def _lose_simulated(sim: Simulation, index: int, reason: str) -> str:
+    sim.lose(index, reason)
+    return reason
 
 
 def _cpus(setting: Setting) -> tuple[tz.Device, ...]:
@@ -291,6 +305,16 @@ def get(x: Any) -> int:
 def add(x: Any, value: Any) -> None:
     """Read, add and write."""
     x += value
+
+
+def plus(x: Any, value: Any) -> Any:
+    """Return the sum."""
+    return x + value
+
+
+def full(count: int, value: int) -> Any:
+    """Make an array of int64 in a task."""
+    return tz.current().xp.full(count, value, dtype="int64")
 
 
 def fail(message: str = "first") -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import operator
-
 import tazza as tz
-from tests.litmus.harness import SEVERAL, TIMEOUT, World, add, get, litmus, put
+from tests.litmus.harness import SEVERAL, TIMEOUT, World, add, full, get, litmus, plus, put
 
 
 @litmus(2, only="B reads the data", allowed={42})
@@ -114,9 +112,9 @@ def test_task_passed_on(w: World) -> int:
 @litmus(2, only="every device saw what the one before made", allowed={True})
 def test_cross_device_chain(w: World) -> bool:
     """An array goes twice round all devices, one added on each."""
-    task = w.here.launch(lambda: tz.current().xp.zeros(4, dtype="int64"))
+    task = w.here.launch(full, 4, 0)
     for ctx in w.all * 2:
-        task = ctx.launch(lambda x: x + 1, task, stream=ctx.new_stream())
+        task = ctx.launch(plus, task, 1, stream=ctx.new_stream())
     result = w.all[-1].to_numpy(task.result(timeout=TIMEOUT))
     return bool((result == 2 * len(w.all)).all())
 
@@ -179,8 +177,8 @@ def test_copies_between_devices_are_ordered_on_both_sides(w: World) -> tuple[int
 @litmus(2, only="the original is unchanged", allowed={(1, 2)}, worlds=SEVERAL)
 def test_a_moved_result_is_a_private_copy(w: World) -> tuple[int, int]:
     """A task's array is passed to another device and changed there."""
-    made = w.here.launch(lambda: tz.current().xp.ones(1, dtype="int64"))
-    changed = w.there.launch(operator.iadd, made, 1)
+    made = w.here.launch(full, 1, 1)
+    changed = w.there.launch(lambda x: (add(x, 1), x)[1], made)
     there = int(w.there.to_numpy(changed.result(timeout=TIMEOUT))[0])
     return int(w.here.to_numpy(made.result(timeout=TIMEOUT))[0]), there
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import tazza as tz
 from tazza.errors import CancelledTaskError, CleanupWarning, UpstreamError
-from tests.litmus.harness import SEVERAL, TIMEOUT, World, attempt, fail, litmus, until
+from tests.litmus.harness import SEVERAL, TIMEOUT, World, attempt, fail, full, litmus, until
 
 
 def cause(task: tz.Task) -> Any:
@@ -181,7 +181,7 @@ def test_a_stored_failure_keeps_no_frames(w: World) -> tuple[Any, bool]:
 def test_a_move_that_fails(w: World) -> Any:
     """A task takes an array of another device for which its own context has no room."""
     small = w.open(1, memory_limit=1024)
-    made = w.here.launch(lambda: tz.current().xp.zeros(4096, dtype="uint8"))
+    made = w.here.launch(full, 512, 0)
     if w.seed % 2:
         made.result(timeout=TIMEOUT)
     return attempt(small.launch(len, made).result, timeout=TIMEOUT)

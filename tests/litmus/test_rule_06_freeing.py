@@ -25,7 +25,7 @@ def test_free_while_another_stream_reads(w: World) -> int:
 @litmus(6, only="the reader gets what was there, and the allocation its room", allowed={(5, 9)}, worlds=SIM)
 def test_reallocation_waits_for_the_reader(w: World) -> tuple[int, int]:
     """The same where a limit leaves no other room than the dropped buffer's; the gate opens meanwhile."""
-    ctx = w.open(memory_limit=128, pool="caching")
+    ctx = w.open(memory_limit=w.room(2), pool="caching")
     x, y, gate, (b,) = w.cell(5, ctx), w.cell(0, ctx), tz.HostEvent(), w.streams(1, ctx)
     cells = [x]
     b.wait(gate)
@@ -79,7 +79,7 @@ def test_pending_bytes_are_live(w: World) -> tuple[int, int]:
 @litmus(6, only="its own order is enough: no room is needed, nothing waits", allowed={(True, 9)}, worlds=SIM)
 def test_reuse_on_the_home_stream(w: World) -> tuple[bool, int]:
     """Under a limit of one cell, drop one that its own held-back stream fills, and take and fill another there."""
-    ctx = w.open(memory_limit=64)
+    ctx = w.open(memory_limit=w.room(1))
     gate = tz.HostEvent()
     ctx.stream.wait(gate)
     x = ctx.allocate(8, dtype="int64")
@@ -147,4 +147,5 @@ def test_a_task_lets_go_of_its_arguments(w: World) -> tuple[int, int]:
     task = ctx.launch(get, x, stream=a)
     a.synchronize(timeout=TIMEOUT)
     del x
-    return task.result(timeout=TIMEOUT), ctx.memory.stats().live
+    value = int(task.result(timeout=TIMEOUT))
+    return value, ctx.memory.stats().live

@@ -13,7 +13,7 @@ from tests.litmus.harness import SEVERAL, SIM, TIMEOUT, World, attempt, litmus, 
 def test_poison_leaves_other_devices_well(w: World) -> tuple[bool, Any, bool, int]:
     """Lose one of the devices, then use both."""
     here, there = w.here, w.there
-    w.sim.lose(0, "injected")
+    w.lose(0)
     healthy, refused = bool(here.health), attempt(here.allocate, 64)
     return healthy, refused, bool(there.health), w.read(w.cell(1, there))
 
@@ -22,7 +22,7 @@ def test_poison_leaves_other_devices_well(w: World) -> tuple[bool, Any, bool, in
 def test_poison_is_met_by_every_context(w: World) -> tuple[bool, bool, Any]:
     """Lose a device with two contexts; make a third."""
     one, two = w.here, w.open()
-    w.sim.lose(0, "injected")
+    w.lose(0)
     return bool(one.health), bool(two.health), attempt(tz.context, one.device)
 
 
@@ -35,7 +35,7 @@ def test_poison_is_met_by_every_context(w: World) -> tuple[bool, bool, Any]:
 def test_every_call_fails_after_poison(w: World) -> frozenset[Any]:
     """Lose a device and try everything."""
     ctx, x, (a,) = w.here, w.cell(), w.streams(1)
-    w.sim.lose(0, "injected")
+    w.lose(0)
     calls = (
         lambda: ctx.fill(x, 1),
         lambda: ctx.allocate(64),
@@ -58,13 +58,12 @@ def test_the_first_cause_stays(w: World) -> tuple[bool, bool, bool]:
     gate, (a,) = tz.HostEvent(), w.streams(1)
     a.wait(gate)
     task = w.here.launch(int, stream=a, label="held back")
-    w.sim.lose(0, "first reason")
-    w.sim.lose(0, "second reason")
+    first, second = w.lose(0, "first reason"), w.lose(0, "second reason")
     cause = w.here.health.cause
     gate.succeed()
     attempt(task.result, timeout=TIMEOUT)
     assert cause is not None
-    return "first reason" in str(cause), "second reason" in str(cause), "held back" in cause.in_flight
+    return first in str(cause), second in str(cause), "held back" in cause.in_flight
 
 
 @litmus(10, only="the wait ends with the loss", allowed={DeviceLostError}, worlds=SIM)
@@ -73,7 +72,7 @@ def test_a_wait_on_a_lost_device_ends(w: World) -> Any:
     gate, (a,) = tz.HostEvent(), w.streams(1)
     a.wait(gate)
     task = w.here.launch(int, stream=a)
-    w.sim.lose(0, "injected")
+    w.lose(0)
     gate.succeed()
     return attempt(task.result, timeout=TIMEOUT)
 
@@ -82,7 +81,7 @@ def test_a_wait_on_a_lost_device_ends(w: World) -> Any:
 def test_rebuild_after_poison(w: World) -> tuple[bool, int, bool]:
     """Lose a device, rebuild a context on it and use that."""
     old = w.here
-    w.sim.lose(0, "injected")
+    w.lose(0)
     fresh = old.rebuild()
     x = fresh.allocate(8, dtype="int64")
     fresh.launch(put, x, 1)
@@ -96,7 +95,7 @@ def test_rebuild_after_poison(w: World) -> tuple[bool, int, bool]:
 def test_rebuilding_one_device_leaves_the_memory_of_others(w: World) -> tuple[int, bool]:
     """Lose and rebuild one device; a new context on the other takes over a buffer of an old one there."""
     x, old = w.cell(5, w.there), w.here
-    w.sim.lose(0, "injected")
+    w.lose(0)
     old.rebuild().close(timeout=TIMEOUT)
     with tz.open(w.there.device.name) as fresh:
         return int(fresh.to_numpy(fresh.asarray(x))[0]), bool(w.there.health)
@@ -109,7 +108,7 @@ def test_closing_a_lost_context(w: World) -> Any:
     (a,) = w.streams(1, ctx)
     a.wait(gate)
     ctx.launch(int, stream=a)
-    w.sim.lose(0, "injected")
+    w.lose(0)
     closed = attempt(ctx.close, timeout=TIMEOUT, abandon=True)
     gate.succeed()
     return closed

@@ -94,6 +94,17 @@ class Emulator:
         """
         self._calls.emulator_lose_device(self._checked(device))
 
+    def restore_device(self, device: int) -> None:
+        """Make a device well again that was lost or has a sticky error, which no real driver does for a process.
+
+        What was in its primary context is gone: memory, streams, events, modules; the context's handle stays. Wait for
+        other threads that use the device before.
+
+        Raises:
+            ValueError: there is no such device.
+        """
+        self._calls.emulator_restore_device(self._checked(device))
+
     def environment(self, environ: Mapping[str, str] | None = None) -> dict[str, str]:
         """``environ`` (default: this process's), changed so that a process runs on an emulator with these settings."""
         return environment(self.settings, self.library, environ)

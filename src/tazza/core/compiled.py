@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import struct
 import threading
@@ -94,8 +95,6 @@ def compiled(runtime: DeviceRuntime, code: object, name: str) -> CompiledKernel:
 
 
 def _program(runtime: DeviceRuntime, code: str | bytes) -> Program:
-    import hashlib  # costs more than this module, and few programs compile
-
     kind, data = ("text", code.encode()) if isinstance(code, str) else ("image", code)
     key = f"{kind} {hashlib.sha256(data).hexdigest()}"
     found: Program | None = runtime.programs.get(key)

@@ -8,12 +8,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from tazza.core import registry, transfer
 from tazza.core.arraylib import array_library, is_array
 from tazza.core.binding import Binding
-from tazza.core.compiled import CompiledKernel, compiled
 from tazza.core.completion import timeout_or_default
 from tazza.core.device import Device, device
 from tazza.core.event import Waitable
@@ -44,6 +43,9 @@ from tazza.errors import (
     WrongDeviceError,
 )
 from tazza.hot import HOOKED, Account, Buffer, ContextCore, frame_of, generation, top
+
+if TYPE_CHECKING:
+    from tazza.core.compiled import CompiledKernel
 
 __all__ = ["Context"]
 
@@ -197,6 +199,8 @@ class Context(ContextCore):
             CompileError: the compiler refuses the source, and says why.
             ArgumentError: the code is of another kind, or has no kernel of that name.
         """
+        from tazza.core.compiled import compiled  # few programs compile, and every import pays for what is imported
+
         self._check_open()
         return compiled(self._runtime, code, name)
 

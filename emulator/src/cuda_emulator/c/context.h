@@ -57,6 +57,7 @@ CUresult device_charge(Device *device, size_t bytes);
 void device_refund(Device *device, size_t bytes);
 
 void device_lose(Device *device);
+void device_restore(Device *device);
 
 /* The calling thread's context, or NULL. */
 Context *context_top(void);

@@ -143,15 +143,25 @@ CUresult emulated_cuDevicePrimaryCtxRelease(CUdevice ordinal) {
 }
 
 /* Who retained it goes on counting: a real reset leaves the handle valid for them too, with everything in it gone. */
-CUresult emulated_cuDevicePrimaryCtxReset_v2(CUdevice ordinal) {
-    Device *device = device_at(ordinal);
-    if (!device)
-        return CUDA_ERROR_INVALID_DEVICE;
-    Context *context = device->primary;
+static void reset(Context *context) {
     context_end(context);
     context->flags = 0;
     if (context->retained && !context->alive)
         start(context, 0);
+}
+
+void device_restore(Device *device) {
+    if (device->lost)
+        say("device %d is there again", device->ordinal);
+    device->lost = false;
+    reset(device->primary);
+}
+
+CUresult emulated_cuDevicePrimaryCtxReset_v2(CUdevice ordinal) {
+    Device *device = device_at(ordinal);
+    if (!device)
+        return CUDA_ERROR_INVALID_DEVICE;
+    reset(device->primary);
     return CUDA_SUCCESS;
 }
 

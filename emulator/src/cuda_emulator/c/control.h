@@ -27,4 +27,8 @@ int emulator_set_faults(const char *text);
 /* From now on every call for the device fails. 0, or -1: there is no such device. */
 int emulator_lose_device(int device);
 
+/* Makes a lost device, or one whose primary context has a sticky error, well again, with everything of that context
+ * gone: memory, streams, events, modules. Whoever retained it goes on with the same handle. 0, or -1 as above. */
+int emulator_restore_device(int device);
+
 #endif

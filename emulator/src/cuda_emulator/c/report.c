@@ -234,6 +234,15 @@ int emulator_set_faults(const char *text) {
     return (int)bad;
 }
 
+int emulator_restore_device(int ordinal) {
+    pthread_mutex_lock(&lock);
+    Device *device = device_at(ordinal);
+    if (device)
+        device_restore(device);
+    pthread_mutex_unlock(&lock);
+    return device ? 0 : -1;
+}
+
 int emulator_lose_device(int ordinal) {
     pthread_mutex_lock(&lock);
     Device *device = device_at(ordinal);

@@ -7,7 +7,7 @@ import uuid
 from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
-from tazza.drivers.cuda.loading import is_emulated, load
+from tazza.drivers.cuda.loading import is_emulated, load, restore
 from tazza.drivers.cuda.moving import copy_within, fill
 from tazza.drivers.cuda.primary import Primary
 from tazza.drivers.cuda.programs import code_of, find_kernel, launch, load_program
@@ -104,7 +104,7 @@ class CudaDriver(Driver):
             cross_device_wait=True,
             peer_copy=True,  # the driver stages by itself where two devices do not reach each other
             timing=True,
-            rebuild=False,
+            rebuild=self._emulated,
             pinned=True,
             alignment=256,
             dtypes=frozenset(_DTYPES),
@@ -119,10 +119,15 @@ class CudaDriver(Driver):
         self._of(device).trim()
 
     def rebuild(self) -> Driver:
-        raise UnsupportedError(
-            "a CUDA context cannot be used again after such a fault; start a new process from ctx.spec and the last "
-            "saved state"
-        )
+        if not self._emulated:
+            raise UnsupportedError(
+                "a CUDA context cannot be used again after such a fault; start a new process from ctx.spec and the "
+                "last saved state"
+            )
+        for primary in self._primaries.values():
+            if primary.lost is not None:
+                restore(primary.info.ordinal)
+        return CudaDriver(self._api, emulated=True)
 
     def native(self, device: DeviceInfo) -> CudaNative:
         return CudaNative(int(self._of(device).context), device.ordinal, device.uuid)

@@ -8,10 +8,10 @@ import os
 from typing import Any
 
 from tazza.drivers.cuda.status import failure
-from tazza.errors import BackendUnavailableError
+from tazza.errors import BackendUnavailableError, UnsupportedError
 from tazza.util.sharedlibrary import has_library
 
-__all__ = ["LIBRARY", "is_emulated", "load"]
+__all__ = ["LIBRARY", "is_emulated", "load", "restore"]
 
 LIBRARY = "libcuda.so.1"
 _BINDINGS = "pip install 'tazza[cuda13]' ('tazza[cuda12]' for drivers older than 580)"
@@ -65,3 +65,11 @@ def is_emulated() -> bool:
         return hasattr(ctypes.CDLL(LIBRARY), "emulator_report")
     except OSError:  # known under another name, as on Windows, where there is no emulator
         return False
+
+
+def restore(ordinal: int) -> None:
+    """Have the emulator make a lost device well again; what was in its context is gone."""
+    try:
+        ctypes.CDLL(LIBRARY).emulator_restore_device(ordinal)
+    except AttributeError as error:
+        raise UnsupportedError("this emulator cannot make a lost device well again; install a newer one") from error

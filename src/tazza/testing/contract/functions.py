@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import tazza as tz
+from tazza.core.compiled import CompiledKernel
 
 __all__ = ["Functions", "functions_of"]
 
@@ -62,7 +63,7 @@ def functions_of(ctx: tz.Context) -> Functions:
         )
     twice, increase, total = (ctx.compile(SOURCES[language], name) for name in ("twice", "increase", "sum"))
 
-    def filled(kernel: tz.CompiledKernel, *read: Any) -> Any:
+    def filled(kernel: CompiledKernel, *read: Any) -> Any:
         made = tz.current().empty(read[0].shape, "float32")
         kernel[_blocks(made), _THREADS](_count(made), *read, made)
         return made
