@@ -44,7 +44,7 @@ CORE = (
     "generator",
     *("arraylib", "task", "kernel", "arguments", "transfer", "placer", "statefile", "states", "progress"),
     *("gate", "health", "scope", "shortage", "binding", "spec", "context", "opening", "current"),
-    *("dlpack", "foreign", "loan", "borrow", "timeline", "tracefile", "trace", "shutdown"),
+    *("dlpack", "export", "foreign", "loan", "borrow", "timeline", "tracefile", "trace", "shutdown"),
 )
 
 

@@ -88,6 +88,7 @@ _NAMES: dict[str, str] = {
     "arrays.device.numpy": "tazza.arrays.device_numpy:DeviceNumpy",
     "context.cpu": "tazza.contexts.cpu:CPUContext",
     "context.cuda": "tazza.contexts.cuda:CUDAContext",
+    "foreign.export": "tazza.core.export:Exports",
     "foreign.describe": "tazza.core.foreign:describe",
     "dnn": "tazza.dnn.choosing:dnn_of",
     "pages.memory": "tazza.pages.memory:write",

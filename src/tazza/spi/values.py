@@ -88,6 +88,7 @@ class Capabilities:
         alignment: every allocation is aligned to this many bytes.
         dtypes: names of the dtypes that kernels understand.
         array_libraries: names accepted by ``arrays=``, the default first.
+        exports: by which array interface other libraries know its memory: ``"cuda"``, or empty where by none.
         array_allocations: whether memory taken by the array library itself is ``"hooked"`` or ``"outside"``.
     """
 
@@ -105,6 +106,7 @@ class Capabilities:
     dtypes: frozenset[str] = frozenset()
     array_libraries: tuple[str, ...] = ()
     array_allocations: str = "outside"
+    exports: str = ""
 
 
 class MemoryUse(NamedTuple):
