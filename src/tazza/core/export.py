@@ -11,6 +11,8 @@ Both are asked of a Buffer, in the caller's thread. What a finaliser leaves is o
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from functools import partial
 from typing import Any, final
 
 import numpy as np
@@ -85,6 +87,17 @@ class Exports:
         event = Event(runner, 0, False)
         runner.submit(Record(runner, event), bounded=False)
         return event
+
+    def lend(self, buffer: Buffer, handle: int) -> Callable[[], None]:
+        """Hand memory to a queue of another library, which from now on comes after everything that uses it.
+
+        Returns:
+            What gives it back after all that is on that queue by then: one append, so that a finaliser may call it.
+        """
+        self._runtime.check()
+        runner = self.runner_of(handle or _LEGACY)
+        self._order_behind(buffer, runner)
+        return partial(self._runtime.loans.append, _Return(buffer, runner))
 
     # Array interface -----------------------------------------------------------------------------------------------
 
@@ -195,6 +208,11 @@ class _Return:
         self._runner = runner
         self._event: Event | None = None
         self._generation = generation()
+
+    @property
+    def pending(self) -> list[Event]:
+        """What the memory is kept for."""
+        return [] if self._event is None else [self._event]
 
     def end(self) -> bool:
         """Tell whether the memory was let go; never waits."""

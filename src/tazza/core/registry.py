@@ -99,6 +99,7 @@ _NAMES: dict[str, str] = {
 
 _ADAPTERS: dict[str, str] = {  # by the top module of the library that each is for
     "jax": "tazza.adapters.jax:JaxAdapter",
+    "numba": "tazza.adapters.numba:NumbaAdapter",
     "onnxruntime": "tazza.adapters.onnxruntime:OnnxruntimeAdapter",
     "pyarrow": "tazza.adapters.pyarrow:PyarrowAdapter",
     "torch": "tazza.adapters.torch:TorchAdapter",
