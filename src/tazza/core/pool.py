@@ -38,7 +38,7 @@ class MemoryPool:
 
     Args:
         runtime: the device runtime; its ``driver``, ``info``, ``capabilities``, ``name``, ``pools``, ``runners()``,
-            ``lost()`` and ``reclaim()`` are used.
+            ``lost()``, ``loans``, ``end_loans()`` and ``reclaim()`` are used.
         kind: ``"caching"`` or ``"direct"`` for the device's own memory, ``"pinned"`` or ``"shared"`` for the host's.
 
     Attributes:
