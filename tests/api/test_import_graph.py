@@ -45,7 +45,7 @@ CORE = (
     *("arraylib", "task", "kernel", "arguments", "transfer", "placer", "statefile", "states", "progress"),
     "compiled",
     *("gate", "health", "scope", "launching", "shortage", "binding", "spec", "context", "opening", "current"),
-    *("dlpack", "foreign", "loan", "borrow", "timeline", "tracefile", "trace", "shutdown"),
+    *("dlpack", "export", "foreign", "loan", "borrow", "timeline", "tracefile", "trace", "shutdown"),
 )
 
 

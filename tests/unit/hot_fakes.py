@@ -118,6 +118,7 @@ class FakeRuntime:
 
     device = "fake:0"
     host_addressable = False
+    capabilities = SimpleNamespace(exports="")
 
     def __init__(self) -> None:
         self.accesses: list[Any] = []

@@ -61,6 +61,9 @@ def make(
         workspaces=LiveSet(),
         charges={},
         dropped_charges=[],
+        loans=[],
+        end_loans=lambda: None,
+        trim=lambda: None,
         in_flight={},
         reserving=list,
     )

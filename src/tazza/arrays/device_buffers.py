@@ -33,6 +33,9 @@ class DeviceBuffers(ArrayLibrary):
             "`tz.current().stream.native` in a function that you give to ctx.launch"
         )
 
+    def check_bindable(self) -> None:
+        """Always possible: other libraries enqueue on the device themselves."""
+
     def namespace(self) -> Any:
         self.check_eager()
 

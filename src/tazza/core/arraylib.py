@@ -58,6 +58,10 @@ class ArrayLibrary(abc.ABC):
         """Tell whether functions launched on the context can see the buffer's memory."""
         return bool(buffer.device.memory_domain == self.context.device.memory_domain)
 
+    def check_bindable(self) -> None:
+        """Raise where code that calls other libraries directly is not possible now."""
+        self.check_eager()
+
     def dtype(self, dtype: Any, device: Device) -> Any:
         """Resolve what a user gave as a dtype of this library on the device.
 

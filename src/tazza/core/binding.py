@@ -43,7 +43,7 @@ class Binding:
         context.__enter__()
         entry = _Entry(self, top())
         try:
-            context.arrays.check_eager()
+            context.arrays.check_bindable()
             for adapter in adapters():
                 undo = adapter.bind(context)
                 if undo is not None:

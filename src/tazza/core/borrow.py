@@ -6,6 +6,7 @@ On entry the consumer's stream comes after the producer's work, on exit the prod
 |---|---|---|
 | a library's host memory | nobody: its calls are over when they return | the caller, for the streams that used it |
 | a library's device memory | the producer's own library, which is given our stream | the caller, likewise |
+| the same, by an interface that names a stream | our stream, for that | that stream, for ours |
 | a Buffer that streams still use | our stream, for those | those streams, for ours |
 | a Buffer that no stream uses | nobody | the caller, as for host memory |
 
@@ -58,8 +59,8 @@ def borrow(obj: Any, *, stream: Stream | None = None) -> Borrow:
     awaits instead of blocking.
 
     Args:
-        obj: a Buffer, a NumPy array, or an object with DLPack (torch, JAX, Arrow), the buffer protocol or
-            ``__array_interface__``.
+        obj: a Buffer, a NumPy array, or an object with DLPack (torch, JAX, Arrow, cuda.core), the buffer protocol,
+            ``__array_interface__``, or on a CUDA device ``__cuda_array_interface__`` (Numba).
         stream: the consumer; None is the current stream of the current context.
 
     Raises:
@@ -90,8 +91,8 @@ class Borrow:
     """What `borrow` returns: a scope that can be entered once, with ``with`` or ``async with``.
 
     Attributes:
-        protocol: how the memory was found: ``tazza``, ``NumPy``, ``DLPack``, ``buffer`` or ``array interface``; empty
-            before the entry.
+        protocol: how the memory was found: ``tazza``, ``NumPy``, ``DLPack``, ``buffer``, ``array interface`` or ``CUDA
+            array interface``; empty before the entry.
         is_copied: the producer made a copy although none was asked for; the Buffer is read-only then, as what is
             written would be lost.
 
@@ -199,6 +200,8 @@ class Borrow:
         block = Block(found.address, 0, stream.lane, _NoPool(stream.runtime))
         block.requested, block.label = layout.nbytes, f"borrowed {what}"
         self.protocol, self.is_copied = found.protocol, found.copied
+        if found.producer is not None:
+            self._behind, self._followers = [stream.runtime.exports.point(found.producer)], [found.producer]
         loan = Loan(what, found.owner, block, stream, release=found.release)
         steps = layout.shape, layout.strides
         x = lent_buffer(block, None, found.address, layout.nbytes, found.dtype, steps, found.readonly, loan.watch)
@@ -269,7 +272,9 @@ class Borrow:
             for end in ends:
                 if end.stream is not follower:
                     follower.follow(end)
-        return []
+        # What another library puts there next comes after us only once its queue has been told.
+        told = [one.undefer(timeout_or_default(None)) for one in self._followers if one.runtime.exports_to(one)]
+        return [] if all(told) else ends
 
     def _outlast(self, events: list[Event]) -> None:
         if not events:

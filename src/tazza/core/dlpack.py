@@ -16,7 +16,7 @@ from tazza.errors import ArgumentError, CleanupWarning, UnsupportedError
 from tazza.hot.process import process
 from tazza.util.report import report
 
-__all__ = ["DEVICE_KINDS", "HOST_TYPES", "VERSION", "ManagedTensor", "Tensor", "take"]
+__all__ = ["DEVICE_KINDS", "HOST_TYPES", "VERSION", "ManagedTensor", "Tensor", "redirect", "take"]
 
 VERSION: Final = (1, 1)
 """What is asked of producers; other minor versions of 1 are read too."""
@@ -131,6 +131,13 @@ def take(capsule: object, device: tuple[int, int]) -> Tensor:
         tensor = _read((ctypes.c_char * size).from_address(address).raw, address, name, device)
         _rename(capsule, _USED[name])
     return tensor
+
+
+def redirect(capsule: object, device: tuple[int, int]) -> None:
+    """Say in an unused capsule that its memory is another device's."""
+    name = _usable_name(capsule)
+    at = _pointer_of(capsule, name) + (_VERSIONED_HEAD.size if name == b"dltensor_versioned" else 0)
+    (ctypes.c_int32 * 2).from_address(at + ctypes.sizeof(ctypes.c_void_p))[:] = list(device)
 
 
 def _usable_name(capsule: object) -> bytes:

@@ -1,8 +1,8 @@
 """Foreign memory: what an object of another library says about its bytes, by whichever protocol it speaks.
 
-Asked in this order: NumPy arrays directly, DLPack, the buffer protocol, the array interface. The interfaces for
-devices (``__cuda_array_interface__``, ``__sycl_usm_array_interface__``) are recognised, so that the refusal can say
-what came. Nothing here copies or converts.
+Asked in this order: NumPy arrays directly, DLPack, the buffer protocol, the array interface, and on CUDA devices
+``__cuda_array_interface__``. Interfaces of other devices are recognised, so that the refusal can say what came. Nothing
+here copies or converts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tazza.core import dlpack
 from tazza.core.device import Device
 from tazza.core.dtypes import dtype_on
 from tazza.core.stream import Stream
-from tazza.errors import ArgumentError, UnsupportedError, WrongDeviceError
+from tazza.errors import ArgumentError, BackendError, DeviceLostError, UnsupportedError, WrongDeviceError
 from tazza.hot._layout import Layout, lent_layout
 from tazza.util.hostmemory import address_of
 
@@ -40,6 +40,8 @@ class Foreign(NamedTuple):
         readonly: the owner forbids writing, or elements share bytes.
         copied: the owner made a copy for this, in spite of what was asked.
         release: to be called once when the memory is unused; None where dropping the owner is enough.
+        producer: runner over the owner's stream, which we come after and which has to come after us; None where the
+            owner orders its own, or is ready.
     """
 
     protocol: str
@@ -50,6 +52,7 @@ class Foreign(NamedTuple):
     readonly: bool
     copied: bool = False
     release: Callable[[], None] | None = None
+    producer: Any = None
 
 
 def describe(obj: Any, stream: Stream) -> Foreign:
@@ -68,6 +71,8 @@ def describe(obj: Any, stream: Stream) -> Foreign:
             return _from_array(obj, _array(obj, view), "buffer", stream)
         if hasattr(obj, "__array_interface__"):
             return _from_array(obj, _array(obj, _Interface(obj)), "array interface", stream)
+        if stream.device.capabilities.exports == "cuda" and hasattr(obj, "__cuda_array_interface__"):
+            return _from_cuda_interface(obj, stream)
         raise _no_host_memory(obj, stream.device)
     return _from_array(obj, obj, "NumPy", stream)
 
@@ -145,6 +150,50 @@ def _capsule(obj: Any, stream: Any) -> object:
         raise ArgumentError(f"obj: {_name(obj)} does not lend its memory: {error}") from error
 
 
+# CUDA array interface ----------------------------------------------------------------------------------------------
+
+
+def _from_cuda_interface(obj: Any, stream: Stream) -> Foreign:
+    """Memory by version 2 or 3 of https://numba.readthedocs.io/en/stable/cuda/cuda_array_interface.html."""
+    here = stream.device
+    try:
+        told = obj.__cuda_array_interface__
+        shape = tuple(map(operator.index, told["shape"]))
+        dtype = np.dtype(told["typestr"])
+        address, readonly = int(told["data"][0]), bool(told["data"][1])
+        strides = told.get("strides")
+        strides = None if strides is None else tuple(map(operator.index, strides))
+        version, queue, mask = operator.index(told["version"]), told.get("stream"), told.get("mask")
+    except (*_REFUSALS, KeyError, IndexError) as error:
+        raise ArgumentError(f"obj: the __cuda_array_interface__ of {_name(obj)} cannot be read: {error!r}") from error
+    if version < 2 or (queue is not None and (isinstance(queue, bool) or not isinstance(queue, int) or queue < 1)):
+        expected = "version 2 or 3, with None or the handle of a stream, of which 0 is none"
+        raise ArgumentError.of("obj.__cuda_array_interface__", f"version {version}, stream {queue!r}", expected)
+    if mask is not None:
+        raise UnsupportedError(f"obj: {_name(obj)} is masked; borrow its data and its mask each by itself")
+    if not _is_among(here.capabilities.dtypes, dtype):
+        dtype_on(here, dtype)  # raises
+    layout, overlapping = lent_layout(address, shape, strides, dtype.itemsize)
+    if layout.nbytes:
+        _check_owner(obj, address, stream)
+    producer = None if queue is None else stream.runtime.exports.runner_of(queue)
+    return Foreign("CUDA array interface", obj, address, dtype, layout, readonly or overlapping, producer=producer)
+
+
+def _check_owner(obj: object, address: int, stream: Stream) -> None:
+    runtime, here = stream.runtime, stream.device
+    try:
+        owner = runtime.driver.memory_owner(runtime.info, address)
+    except DeviceLostError:
+        raise
+    except BackendError as error:
+        raise ArgumentError(f"obj: {_name(obj)} is no memory that {here} knows: {error}") from error
+    except UnsupportedError as error:
+        raise UnsupportedError(f"obj: {_name(obj)} offers only __cuda_array_interface__, and {error}") from error
+    if owner != runtime.info:
+        raise _elsewhere(obj, owner.name, here)
+
+
 # Host memory -------------------------------------------------------------------------------------------------------
 
 
@@ -193,7 +242,7 @@ def _no_host_memory(obj: object, here: Device) -> Exception:
             if here.kind != kind:
                 return _elsewhere(obj, f"a {kind} device", here)
             return UnsupportedError(
-                f"obj: {_name(obj)} offers only {attribute}, which does not say when its memory is unused again; "
+                f"obj: {_name(obj)} offers only {attribute}, which {here} does not read; "
                 "borrow it from a library that has DLPack"
             )
     return ArgumentError.of("obj", obj, f"{_PROTOCOLS}; ctx.asarray(obj) makes an array of anything else")

@@ -88,6 +88,11 @@ class Loan:
             self._events = [one.mark() for one in consumers]
         return self._events
 
+    @property
+    def pending(self) -> list[Event]:
+        """What the memory is kept for, as far as that was asked."""
+        return self._events or []
+
     def _consumers(self) -> list[Runner]:
         used: list[Runner] = [user.runner for user, number in self._block.users or () if not user.reached(number)]
         own, frame = self._runner, top()

@@ -38,7 +38,7 @@ class MemoryPool:
 
     Args:
         runtime: the device runtime; its ``driver``, ``info``, ``capabilities``, ``name``, ``pools``, ``runners()``,
-            ``lost()`` and ``reclaim()`` are used.
+            ``lost()``, ``loans``, ``end_loans()`` and ``reclaim()`` are used.
         kind: ``"caching"`` or ``"direct"`` for the device's own memory, ``"pinned"`` or ``"shared"`` for the host's.
 
     Attributes:
@@ -231,6 +231,8 @@ class MemoryPool:
 
     def _relieve_pending(self, refused: Account | None, nbytes: int) -> None:
         patient = refused is not None and refused.patience > 0  # then waiting is a step of its own
+        for runtime in self.runtime.sharing():
+            _end_loans(runtime, 0.0 if patient else _RELIEF_TIMEOUT)
         for runner in self._runners():
             runner.reached(0)  # makes it drop what finished work held
             last = None if patient else runner.letting_go(lambda held: is_charged(held.block, refused))
@@ -335,6 +337,15 @@ def _settle(tickets: list[_AllDone]) -> None:
     deadline = now_ns() + int(_RELIEF_TIMEOUT * 1e9)
     for ticket in tickets:
         ticket.synchronize(max(0.0, (deadline - now_ns()) * 1e-9))
+
+
+def _end_loans(runtime: Any, seconds: float) -> None:
+    """Take back what other libraries have let go of, and wait for what their queues still have."""
+    runtime.end_loans()
+    tickets = [_AllDone([event]) for loan in list(runtime.loans) for event in loan.pending]
+    if tickets and seconds:
+        _settle(tickets)
+        runtime.end_loans()
 
 
 def pool_of(runtime: Any, kind: str) -> MemoryPool:

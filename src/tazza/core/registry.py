@@ -88,6 +88,7 @@ _NAMES: dict[str, str] = {
     "arrays.device.numpy": "tazza.arrays.device_numpy:DeviceNumpy",
     "context.cpu": "tazza.contexts.cpu:CPUContext",
     "context.cuda": "tazza.contexts.cuda:CUDAContext",
+    "foreign.export": "tazza.core.export:Exports",
     "foreign.describe": "tazza.core.foreign:describe",
     "dnn": "tazza.dnn.choosing:dnn_of",
     "pages.memory": "tazza.pages.memory:write",
@@ -98,6 +99,7 @@ _NAMES: dict[str, str] = {
 
 _ADAPTERS: dict[str, str] = {  # by the top module of the library that each is for
     "jax": "tazza.adapters.jax:JaxAdapter",
+    "numba": "tazza.adapters.numba:NumbaAdapter",
     "onnxruntime": "tazza.adapters.onnxruntime:OnnxruntimeAdapter",
     "pyarrow": "tazza.adapters.pyarrow:PyarrowAdapter",
     "torch": "tazza.adapters.torch:TorchAdapter",

@@ -6,6 +6,7 @@ import threading
 import weakref
 from typing import Any, final
 
+from tazza.core import registry
 from tazza.core.completion import raise_copy, timeout_or_default
 from tazza.core.device import Device
 from tazza.core.pressure import Pressure
@@ -37,6 +38,7 @@ class DeviceRuntime:
         self.charges: dict[int, ForeignBlock] = {}  # what `Memory.charge` counted, by number
         self.dropped_charges: list[int] = []  # numbers that finalisers left, for `holders.settle_charges`
         self._lanes: dict[str, Any] = {}
+        self._exports: Any = None
         self.courier: Any = None  # made by the first move of a result that has to pass through the host
         self._contexts: LiveSet[Any] = LiveSet()
         self._runners: list[Any] = []
@@ -121,6 +123,18 @@ class DeviceRuntime:
             if asking is None or not asking.runs_on(stream):
                 stream.settle(timeout_or_default(None))
                 stream.runtime.check()  # lost meanwhile: the bytes are not what was queued
+
+    def exports_to(self, runner: Any) -> bool:
+        """Whether a runner is over a queue of another library."""
+        return self._exports is not None and self._exports.knows(runner)
+
+    @property
+    def exports(self) -> Any:
+        """What shows the device's memory to other libraries (`tazza.core.export`), made when it is first asked for."""
+        with self.lock:
+            if self._exports is None:
+                self._exports = registry.load("foreign.export")(self)
+            return self._exports
 
     def add_context(self, context: Any) -> None:
         """Know a context as long as it lives."""

@@ -41,7 +41,8 @@ class Buffer:
 
     Dropping it gives the memory back in the order of the streams that used it. Slices and views share the memory and
     keep it. Where the host can address the device, a buffer offers itself to NumPy (``__array_interface__``), DLPack
-    and the buffer protocol, each of which first waits for the streams known to have used it.
+    and the buffer protocol, each of which first waits for the streams known to have used it. Memory of a CUDA device
+    goes to other libraries by DLPack and ``__cuda_array_interface__``, in the order of the streams that these name.
 
     Attributes:
         block: the pool's `Block` that holds the bytes.
@@ -191,6 +192,17 @@ class Buffer:
             raise AttributeError("borrowed memory gives no bare address away: nobody could tell when it is unused")
         return self._memory().__array_interface__
 
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        owner = self.block.owner
+        if owner.host_addressable or owner.capabilities.exports != "cuda":
+            raise AttributeError(f"{self!r} is not in memory of a CUDA device")
+        if self._is_lent():
+            raise AttributeError("borrowed memory gives no bare address away: nobody could tell when it is unused")
+        self._check()
+        interface: dict[str, Any] = owner.exports.interface(self)
+        return interface
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         array = self._array()
         return array if dtype is None and copy is None else np.array(array, dtype=dtype, copy=copy)
@@ -205,13 +217,19 @@ class Buffer:
     ) -> Any:
         """Return a capsule as the Array API standard says: of DLPack 1.x where the consumer knows that.
 
-        The consumer may use the memory at once, and keeps it. A copy is made only where `copy` is True.
+        The consumer may use the memory at once, and keeps it. A copy of host memory is made only where `copy` is True.
+        Memory of a CUDA device comes in the order of the `stream` that the consumer names (None is the legacy default
+        stream, -1 none at all), and is given out again after what that stream has when the consumer lets go.
 
         Raises:
-            ExportError: a `BufferError`. The consumer named a stream, which hosts do not have, or another device; or
+            ExportError: a `BufferError`. The consumer named a stream of a host, which has none, or another device; or
                 the memory is read-only, or of a dtype, that the consumer's version of DLPack cannot say.
         """
         here = self.__dlpack_device__()
+        if here != _DLPACK_CPU:
+            if self._is_lent():
+                raise ExportError(f"{self!r} is borrowed; have its own library export it")
+            return self.block.owner.exports.capsule(self, stream, max_version, dl_device, copy)
         if stream is not None:
             raise ExportError(f"stream: got {stream!r}, expected None: {self!r} is host memory, which has no streams")
         if dl_device is not None and tuple(dl_device) != here:
@@ -223,6 +241,11 @@ class Buffer:
             raise ExportError(f"{self!r} cannot be told in DLPack: {error}") from error
 
     def __dlpack_device__(self) -> tuple[int, int]:
+        self._check()
+        owner = self.block.owner
+        if not owner.host_addressable and owner.capabilities.exports:
+            number: tuple[int, int] = owner.exports.number
+            return number
         self._check_host()
         return _DLPACK_CPU
 

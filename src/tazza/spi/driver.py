@@ -86,6 +86,10 @@ class Driver(abc.ABC):
         """Count the bytes of a range that the device's memory really holds: on a host, pages that were touched."""
         return nbytes
 
+    def memory_owner(self, device: DeviceInfo, address: Address) -> DeviceInfo:
+        """Say whose memory an address is, which another library has allocated; BackendError where nobody's."""
+        raise UnsupportedError(f"{device.name} cannot tell whose memory an address is")
+
     def pinned_allocate(self, device: DeviceInfo, nbytes: int) -> Address:
         """Return the host address of `nbytes` (> 0) bytes that stay where they are (``pinned`` only).
 

@@ -99,6 +99,7 @@ class Capabilities:
         dtypes: names of the dtypes that kernels understand.
         array_libraries: names accepted by ``arrays=``, the default first.
         kernel_language: of the source that `Driver.program_load` takes: ``"CUDA C++"``; empty where it takes none.
+        exports: by which array interface other libraries know its memory: ``"cuda"``, or empty where by none.
         array_allocations: whether memory taken by the array library itself is ``"hooked"`` or ``"outside"``.
     """
 
@@ -117,6 +118,7 @@ class Capabilities:
     array_libraries: tuple[str, ...] = ()
     kernel_language: str = ""
     array_allocations: str = "outside"
+    exports: str = ""
 
 
 class KernelInfo(NamedTuple):

@@ -19,7 +19,8 @@ from tazza.spi import Address, Capabilities, CopyKind, DeviceInfo, Driver, Handl
 __all__ = ["CudaDriver", "CudaNative", "create_driver"]
 
 _NON_BLOCKING, _PORTABLE = 0x1, 0x1  # of streams, and of page-locked memory
-_POINTER_CONTEXT = 1  # CU_POINTER_ATTRIBUTE_CONTEXT
+_POINTER_KIND, _POINTER_DEVICE = 2, 9  # CU_POINTER_ATTRIBUTE_MEMORY_TYPE and _DEVICE_ORDINAL
+_DEVICE_MEMORY = 2  # CU_MEMORYTYPE_DEVICE
 _COMPUTE = (75, 76)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
 _SPIN, _SHORTEST, _LONGEST = 20, 20e-6, 1e-3  # looks without a pause, then pauses in seconds
 
@@ -110,6 +111,7 @@ class CudaDriver(Driver):
             dtypes=frozenset(_DTYPES),
             array_libraries=("buffers",),
             kernel_language="CUDA C++",
+            exports="cuda",
         )
 
     def poison(self, device: DeviceInfo) -> str | None:
@@ -143,6 +145,9 @@ class CudaDriver(Driver):
     def memory_info(self, device: DeviceInfo) -> MemoryInfo:
         return MemoryInfo(*self._of(device).call("cuMemGetInfo"))
 
+    def memory_owner(self, device: DeviceInfo, address: Address) -> DeviceInfo:
+        return self._owner(self._of(device), address).info
+
     def pinned_allocate(self, device: DeviceInfo, nbytes: int) -> Address:
         return int(self._of(device).call("cuMemHostAlloc", nbytes, _PORTABLE, requested=nbytes))
 
@@ -172,12 +177,15 @@ class CudaDriver(Driver):
         primary.call("cuMemcpyPeerAsync", dst, there.context, src, here.context, nbytes, queue)
 
     def _owner(self, primary: Primary, address: Address) -> Primary:
-        attribute = self._api.CUpointer_attribute(_POINTER_CONTEXT)
-        context = int(primary.call("cuPointerGetAttribute", attribute, address))
-        for one in self._primaries.values():
-            if one.is_retained and int(one.context) == context:
-                return one
-        raise BackendError(f"{address:#x} is memory of no primary context", backend=self.name, call="copy")
+        # Not by the context: memory of the driver's own pools belongs to none.
+        kind, ordinal = (
+            int(primary.call("cuPointerGetAttribute", self._api.CUpointer_attribute(attribute), address))
+            for attribute in (_POINTER_KIND, _POINTER_DEVICE)
+        )
+        found = [one for one in self._primaries.values() if one.info.ordinal == ordinal]
+        if kind != _DEVICE_MEMORY or not found:
+            raise BackendError(f"{address:#x} is no device's memory", backend=self.name, call="cuPointerGetAttribute")
+        return found[0]
 
     def fill(self, device: DeviceInfo, queue: Handle | None, dst: Address, pattern: bytes, nbytes: int) -> None:
         fill(self._of(device), queue, dst, pattern, nbytes)
