@@ -27,4 +27,11 @@ int emulator_set_faults(const char *text);
 /* From now on every call for the device fails. 0, or -1: there is no such device. */
 int emulator_lose_device(int device);
 
+/* For libraries on top of the driver that belong to the emulator. A call of theirs begins: under jitter it takes as long
+ * as an operation would, and what is not 0 is the CUresult of a fault injected for it, by its name. */
+int emulator_library_call(const char *name);
+
+/* Adds a hazard of the kind "library" to the report. */
+void emulator_add_hazard(const char *text);
+
 #endif
