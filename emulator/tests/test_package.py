@@ -19,6 +19,7 @@ def test_the_public_names() -> None:
         "StartError",
         "compile_kernels",
         "environment",
+        "libraries",
         "library",
         "start",
         "start_with",

@@ -1,6 +1,7 @@
 """A CUDA driver that runs on the CPU: ``start()``, then use cuda.bindings, cuda.core or Numba's memory side as ever."""
 
 from cuda_emulator.build import library as library
+from cuda_emulator.emulated_libraries import libraries as libraries
 from cuda_emulator.errors import BuildError as BuildError
 from cuda_emulator.errors import EmulatorError as EmulatorError
 from cuda_emulator.errors import StartError as StartError
@@ -22,6 +23,7 @@ __all__ = [
     "StartError",
     "compile_kernels",
     "environment",
+    "libraries",
     "library",
     "start",
     "start_with",

@@ -12,6 +12,8 @@ from threading import Lock
 from typing import Any
 
 from cuda_emulator.build import NAME, library
+from cuda_emulator.emulated_libraries import libraries as library_folder
+from cuda_emulator.emulated_libraries import load_libraries
 from cuda_emulator.errors import StartError
 from cuda_emulator.faults import Fault, faults_of, text_of
 from cuda_emulator.settings import Settings
@@ -129,6 +131,7 @@ def start(
     version: int | str | None = None,
     compute: str | None = None,
     timeout_s: int | str | None = None,
+    libraries: bool | str | None = None,
 ) -> Emulator:
     """Starts the emulator in this process, before anything has loaded a CUDA driver.
 
@@ -152,6 +155,7 @@ def start_with(settings: Settings) -> Emulator:
             _refuse_other_settings(_started.settings, settings)
             return _started
         path = library()
+        folder = library_folder() if settings.libraries else None
         drivers = _mapped_drivers()
         _refuse_real_driver(drivers - {path.resolve()})
         if drivers:
@@ -161,6 +165,8 @@ def start_with(settings: Settings) -> Emulator:
         # Only the library knows which errors there are. Where it refuses, the emulator runs without faults.
         _started.faults = settings.faults
         _started.settings = settings
+        if folder is not None:
+            load_libraries(folder)
         return _started
 
 
@@ -172,9 +178,9 @@ def started() -> Emulator | None:
 def environment(settings: Settings, path: Path, environ: Mapping[str, str] | None = None) -> dict[str, str]:
     """``environ`` (default: this process's), changed so that a process takes the library at ``path`` for its driver."""
     changed = dict(os.environ if environ is None else environ) | settings.environment()
-    ours = str(path.parent)
-    others = [part for part in changed.get("LD_LIBRARY_PATH", "").split(os.pathsep) if part not in ("", ours)]
-    return changed | {"LD_LIBRARY_PATH": os.pathsep.join([ours, *others])}
+    ours = [str(path.parent), *([str(library_folder())] if settings.libraries else [])]
+    others = [part for part in changed.get("LD_LIBRARY_PATH", "").split(os.pathsep) if part not in ("", *ours)]
+    return changed | {"LD_LIBRARY_PATH": os.pathsep.join([*ours, *others])}
 
 
 _started: Emulator | None = None

@@ -35,6 +35,7 @@ class Settings:
         version: the version that the driver claims, as 13000; None: that of the header it was built with.
         compute: the compute capability that the devices claim.
         timeout_s: seconds after which a wait inside the emulator gives up.
+        libraries: whether the emulated libcudnn.so.9 and libcublas.so.13 are there too.
     """
 
     devices: int = 2
@@ -49,6 +50,7 @@ class Settings:
     version: int | None = None
     compute: str = "9.0"
     timeout_s: int = 60
+    libraries: bool = False
 
     @classmethod
     def of(cls, **given: object) -> "Settings":
@@ -97,7 +99,9 @@ class Settings:
         devices = "1 device" if self.devices == 1 else f"{self.devices} devices"
         return (
             f"{devices} of {' and '.join(size_text(size) for size in sizes)}, peers {self.peers}, seed {self.seed}, "
-            f"jitter {self.jitter_us} us" + (f", faults {text_of(self.faults)}" if self.faults else "")
+            f"jitter {self.jitter_us} us"
+            + (f", faults {text_of(self.faults)}" if self.faults else "")
+            + (", with libcudnn and libcublas" if self.libraries else "")
         )
 
 
@@ -167,6 +171,13 @@ def _poison(value: object) -> int | None:
     return None if value == "off" or value is False else _whole(0, 255)(value)
 
 
+def _switch(value: object) -> bool:
+    text = str(value).lower()
+    if text not in ("on", "off", "true", "false", "1", "0"):
+        raise ValueError(f"{value!r} is not on or off")
+    return text in ("on", "true", "1")
+
+
 def _compute(value: object) -> str:
     if not re.fullmatch(r"\d+\.\d", str(value)):
         raise ValueError(f"{value!r} is not a compute capability such as 9.0")
@@ -196,6 +207,9 @@ TABLE: dict[str, Option] = {
     "version": Option(_whole(1000, 99990), _or_empty, "N", "driver version to claim, as 13000 (that of cuda.h)"),
     "compute": Option(_compute, str, "X.Y", "compute capability to claim (9.0)"),
     "timeout_s": Option(_whole(1, 86400), str, "S", "seconds after which a wait inside the emulator gives up (60)"),
+    "libraries": Option(
+        _switch, lambda on: "on" if on else "off", "on|off", "emulated libcudnn and libcublas, on or off (off)"
+    ),
 }
 
 assert list(TABLE) == [field.name for field in fields(Settings)]

@@ -34,6 +34,7 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
     (r"libcudnn_(?P<part>\w+)", "cuDNN", "cuDNN"),
     (r"libcublas", "cuBLAS", "cuBLAS"),
     (r"libcublaslt", "cuBLAS", "cuBLASLt"),
+    (r"libcurand", "cuRAND", "cuRAND"),
     (r"libnccl", "NCCL", "NCCL"),
     (r"libsycl", "SYCL", "SYCL runtime"),
     (r"libur_loader", "SYCL", "unified runtime"),

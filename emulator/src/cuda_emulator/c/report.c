@@ -14,6 +14,9 @@
 
 enum { MAX_HAZARDS = 200 };
 
+/* Of the jitter in calls of libraries; those of streams are their numbers. */
+#define LIBRARY_LANE UINT64_MAX
+
 static struct {
     const char *kind;
     char text[280];
@@ -250,4 +253,22 @@ int emulator_lose_device(int ordinal) {
         device_lose(device);
     pthread_mutex_unlock(&lock);
     return device ? 0 : -1;
+}
+
+int emulator_library_call(const char *name) {
+    static uint64_t count;
+    bool sticky = false;
+    pthread_mutex_lock(&lock);
+    const Context *context = context_top();
+    CUresult fault = fault_of_call(name, context ? context->device->ordinal : -1, &sticky);
+    uint64_t number = ++count;
+    pthread_mutex_unlock(&lock);
+    delay(LIBRARY_LANE, number);
+    return (int)fault;
+}
+
+void emulator_add_hazard(const char *text) {
+    pthread_mutex_lock(&lock);
+    hazard("library", "%s", text);
+    pthread_mutex_unlock(&lock);
 }

@@ -1,0 +1,121 @@
+// The kernels of the emulated libraries. Each sum is made in one fixed order, so results have the same bits every time.
+#include "shapes.h"
+
+// With beta 0 what was in memory does not count, also where it is no number.
+static float blended(float alpha, float value, float beta, float before) {
+    return beta == 0 ? alpha * value : alpha * value + beta * before;
+}
+
+// A block for each row: an element of the filter, over all places that the filter comes to.
+extern "C" __global__ void im2col(const float *image, float *columns, Window window) {
+    int row = blockIdx.x, area = window.kernel_height * window.kernel_width;
+    int channel = row / area, i = row % area / window.kernel_width, j = row % window.kernel_width;
+    float *out = columns + static_cast<long>(row) * window.out_height * window.out_width;
+    for (int y = 0; y < window.out_height; y++)
+        for (int x = 0; x < window.out_width; x++) {
+            int h = y * window.stride_height - window.pad_height + i * window.dilation_height;
+            int w = x * window.stride_width - window.pad_width + j * window.dilation_width;
+            bool inside = h >= 0 && h < window.height && w >= 0 && w < window.width;
+            *out++ = inside ? image[channel * window.channel_step + h * window.row_step + w * window.column_step] : 0;
+        }
+}
+
+// The other way: a block for each channel, each pixel the sum of all that it went to.
+extern "C" __global__ void col2im(const float *columns, float *image, Window window, float alpha, float beta) {
+    int channel = blockIdx.x, area = window.kernel_height * window.kernel_width;
+    long places = static_cast<long>(window.out_height) * window.out_width;
+    for (int h = 0; h < window.height; h++)
+        for (int w = 0; w < window.width; w++) {
+            float sum = 0;
+            for (int i = 0; i < window.kernel_height; i++)
+                for (int j = 0; j < window.kernel_width; j++) {
+                    int y = h + window.pad_height - i * window.dilation_height;
+                    int x = w + window.pad_width - j * window.dilation_width;
+                    if (y < 0 || x < 0 || y % window.stride_height || x % window.stride_width)
+                        continue;
+                    y /= window.stride_height;
+                    x /= window.stride_width;
+                    if (y < window.out_height && x < window.out_width)
+                        sum += columns[(channel * area + i * window.kernel_width + j) * places + y * window.out_width + x];
+                }
+            float *pixel = image + channel * window.channel_step + h * window.row_step + w * window.column_step;
+            *pixel = blended(alpha, sum, beta, *pixel);
+        }
+}
+
+// A block for each row of c.
+extern "C" __global__ void product(const float *a, const float *b, float *c, Product sizes) {
+    constexpr int kTile = 64;
+    a += blockIdx.x * sizes.a_row;
+    c += blockIdx.x * sizes.c_row;
+    for (int first = 0; first < sizes.n; first += kTile) {
+        float sums[kTile] = {};
+        int n = sizes.n - first < kTile ? sizes.n - first : kTile;
+        for (int k = 0; k < sizes.k; k++)
+            for (int j = 0; j < n; j++)
+                sums[j] += a[k * sizes.a_column] * b[k * sizes.b_row + (first + j) * sizes.b_column];
+        for (int j = 0; j < n; j++) {
+            float *element = c + (first + j) * sizes.c_column;
+            *element = blended(sizes.alpha, sums[j], sizes.beta, *element);
+        }
+    }
+}
+
+// A convolution without columns in memory: a block for each filter, which is `filter` and those behind it.
+extern "C" __global__ void convolve(const float *image, const float *filters, float *out, Window window, long out_channel,
+                                    long out_pixel, float alpha, float beta) {
+    const float *filter = filters + static_cast<long>(blockIdx.x) * window.channels * window.kernel_height * window.kernel_width;
+    out += blockIdx.x * out_channel;
+    for (int y = 0; y < window.out_height; y++)
+        for (int x = 0; x < window.out_width; x++, out += out_pixel) {
+            float sum = 0;
+            const float *weight = filter;
+            for (int channel = 0; channel < window.channels; channel++)
+                for (int i = 0; i < window.kernel_height; i++)
+                    for (int j = 0; j < window.kernel_width; j++, weight++) {
+                        int h = y * window.stride_height - window.pad_height + i * window.dilation_height;
+                        int w = x * window.stride_width - window.pad_width + j * window.dilation_width;
+                        if (h >= 0 && h < window.height && w >= 0 && w < window.width)
+                            sum += *weight * image[channel * window.channel_step + h * window.row_step + w * window.column_step];
+                    }
+            *out = blended(alpha, sum, beta, *out);
+        }
+}
+
+#define FOR_EACH_PAIR                                                                                                            \
+    long first = blockIdx.x, second = blockIdx.y;                                                                                \
+    from += first * pairs.from[0] + second * pairs.from[1];                                                                      \
+    to += first * pairs.to[0] + second * pairs.to[1];                                                                            \
+    for (int i = 0; i < pairs.extents[2]; i++)                                                                                   \
+        for (int j = 0; j < pairs.extents[3]; j++)
+#define FROM from[i * pairs.from[2] + j * pairs.from[3]]
+#define TO to[i * pairs.to[2] + j * pairs.to[3]]
+
+extern "C" __global__ void add(const float *from, float *to, Pairs pairs) {
+    FOR_EACH_PAIR TO = blended(pairs.alpha, FROM, pairs.beta, TO);
+}
+
+// What is no number passes through if `numbers` is 0.
+extern "C" __global__ void relu(const float *from, float *to, Pairs pairs, int numbers) {
+    FOR_EACH_PAIR {
+        float value = FROM;
+        TO = blended(pairs.alpha, value > 0 || (value != value && !numbers) ? value : 0, pairs.beta, TO);
+    }
+}
+
+// `results` lie as `to` does.
+extern "C" __global__ void relu_gradient(const float *from, const float *results, float *to, Pairs pairs) {
+    results += static_cast<long>(blockIdx.x) * pairs.to[0] + static_cast<long>(blockIdx.y) * pairs.to[1];
+    FOR_EACH_PAIR TO = blended(pairs.alpha, results[i * pairs.to[2] + j * pairs.to[3]] > 0 ? FROM : 0, pairs.beta, TO);
+}
+
+// A block for each channel: the sum over all others of the four axes.
+extern "C" __global__ void channel_sums(const float *from, float *sums, Pairs pairs) {
+    float sum = 0;
+    for (int n = 0; n < pairs.extents[0]; n++)
+        for (int i = 0; i < pairs.extents[2]; i++)
+            for (int j = 0; j < pairs.extents[3]; j++)
+                sum += from[n * pairs.from[0] + blockIdx.x * pairs.from[1] + i * pairs.from[2] + j * pairs.from[3]];
+    float *result = sums + blockIdx.x * pairs.to[1];
+    *result = blended(pairs.alpha, sum, pairs.beta, *result);
+}

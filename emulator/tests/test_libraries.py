@@ -1,0 +1,382 @@
+"""The emulated libcudnn.so.9 and libcublas.so.13, each in processes of their own."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import cuda_emulator
+
+from .conftest import Script
+
+HERE = Path(__file__).parent
+
+Passes = Callable[..., str]
+START = f"""
+import sys; sys.path.insert(0, {str(HERE)!r})
+import cuda_emulator
+emulator = cuda_emulator.start(devices=2, memory="64MiB", libraries=True, timeout_s=20, **SETTINGS)
+from libraries_program import *
+import threading
+dnn = library("libcudnn.so.9")
+draws = np.random.default_rng(1)
+def drawn(*shape): return draws.standard_normal(shape).astype("f4")
+"""
+
+
+@pytest.fixture
+def passes(python: Script) -> Passes:
+    """Runs a script on the emulator with libraries; fails where it does."""
+
+    def run(script: str, **settings: object) -> str:
+        done = python(f"SETTINGS = {settings!r}\n{START}\n{script}")
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    return run
+
+
+CONVOLUTION = """
+device = Device()
+handle = handle_of(dnn, device.stream)
+def convolution(algorithm=2, **options):
+    groups = options.get("groups", 1)
+    one = Convolution(dnn, drawn(3, 4, 7, 6), drawn(6, 4 // groups, 3, 3), **options)
+    size = one.workspace(handle) if algorithm == 2 else 0
+    scratch = device.allocate(size) if size else 0
+    y = device.allocate(4 * int(np.prod(one.shape)))
+    status = one.forward(handle, device.put(one.x), device.put(one.w), y, scratch, size, algorithm)
+    assert status == 0, last_error(dnn)
+    return one, y
+"""
+
+
+@pytest.mark.parametrize("algorithm", [0, 2])
+def test_a_convolution_is_computed(passes: Passes, algorithm: int) -> None:
+    passes(
+        CONVOLUTION
+        + f"""
+for options in ({{}}, dict(padding=0, stride=2), dict(dilation=2), dict(groups=2), dict(stride=2, groups=2, padding=2)):
+    one, y = convolution({algorithm}, **options)
+    assert one.shape == one.expected().shape
+    np.testing.assert_allclose(device.get(y, one.shape), one.expected(), atol=1e-4)
+assert not hazards()
+"""
+    )
+
+
+def test_it_waits_for_its_turn_and_is_late_under_jitter(passes: Passes) -> None:
+    """Input is written, and the result overwritten, in stream order; the host gets its control back before."""
+    passes(
+        CONVOLUTION
+        + """
+import time
+driver = device.driver
+one = Convolution(dnn, np.ones((8, 4, 7, 6), "f4"), drawn(6, 4, 3, 3))
+x, w = device.put(np.full(one.x.shape, np.nan, "f4")), device.put(one.w)
+y, size = device.allocate(4 * int(np.prod(one.shape))), one.workspace(handle)
+scratch = device.allocate(size)
+checked(driver.cuMemsetD32Async(x, 0x3f800000, one.x.size, device.stream))  # 1.0f
+start = time.monotonic()
+assert not one.forward(handle, x, w, y, scratch, size)
+submitted = time.monotonic() - start
+assert int(driver.cuStreamQuery(device.stream)[0]) == 600, "it is done already"
+np.testing.assert_allclose(device.get(y, one.shape), one.expected(), atol=1e-4)
+assert time.monotonic() - start > 2 * submitted
+""",
+        jitter_us=20_000,
+    )
+
+
+def test_gradients_are_computed(passes: Passes) -> None:
+    passes(
+        CONVOLUTION
+        + """
+for options in ({}, dict(stride=2), dict(groups=2), dict(dilation=2, padding=2)):
+    one, _ = convolution(**options)
+    dy, size = drawn(*one.shape), one.workspace(handle)
+    scratch = device.allocate(size)
+    dx, dw, db = (device.put(np.full(shape, np.nan, "f4")) for shape in (one.x.shape, one.w.shape, (6,)))
+    unit, zero = ctypes.byref(ONE), ctypes.byref(ZERO)
+    sent = P(device.put(dy))
+    x, w, room = P(device.put(one.x)), P(device.put(one.w)), (one.how, 1, P(scratch), Z(size))
+    status = dnn.cudnnConvolutionBackwardData(handle, unit, one.w_d, w, one.y_d, sent, *room, zero, one.x_d, P(dx))
+    assert status == 0, last_error(dnn)
+    status = dnn.cudnnConvolutionBackwardFilter(handle, unit, one.x_d, x, one.y_d, sent, *room, zero, one.w_d, P(dw))
+    assert status == 0, last_error(dnn)
+    b_d = P(); dnn.cudnnCreateTensorDescriptor(ctypes.byref(b_d)); dnn.cudnnSetTensor4dDescriptor(b_d, 0, 0, 1, 6, 1, 1)
+    assert dnn.cudnnConvolutionBackwardBias(handle, unit, one.y_d, sent, zero, b_d, P(db)) == 0, last_error(dnn)
+    np.testing.assert_allclose(device.get(db, (6,)), dy.sum((0, 2, 3)), atol=1e-3)
+    # The adjoint: <dy, conv(u, w)> = <dx, u> for any u, and the same for the weights.
+    for u in (drawn(*one.x.shape) for _ in range(3)):
+        left, right = (dy * convolved(u, one.w, *one.options)).sum(), (device.get(dx, one.x.shape) * u).sum()
+        assert abs(left - right) < 1e-3 * (1 + abs(left)), (left, right)
+    for v in (drawn(*one.w.shape) for _ in range(3)):
+        left, right = (dy * convolved(one.x, v, *one.options)).sum(), (device.get(dw, one.w.shape) * v).sum()
+        assert abs(left - right) < 1e-3 * (1 + abs(left)), (left, right)
+"""
+    )
+
+
+def test_bias_and_relu(passes: Passes) -> None:
+    passes(
+        """
+device = Device()
+handle = handle_of(dnn, device.stream)
+def described(*shape):
+    made = P(); dnn.cudnnCreateTensorDescriptor(ctypes.byref(made))
+    assert not dnn.cudnnSetTensor4dDescriptor(made, 0, 0, *shape)
+    return made
+how = P(); dnn.cudnnCreateActivationDescriptor(ctypes.byref(how))
+assert not dnn.cudnnSetActivationDescriptor(how, 1, 1, ctypes.c_double(0))
+x, b, shape = drawn(2, 3, 4, 5), drawn(3), (2, 3, 4, 5)
+x[0, 0, 0, 0] = np.nan
+there, unit, zero = device.put(x), ctypes.byref(ONE), ctypes.byref(ZERO)
+d = described(*shape)
+assert not dnn.cudnnAddTensor(handle, unit, described(1, 3, 1, 1), P(device.put(b)), unit, d, P(there)), last_error(dnn)
+assert not dnn.cudnnActivationForward(handle, how, unit, d, P(there), zero, d, P(there)), last_error(dnn)
+y = device.get(there, shape)
+np.testing.assert_array_equal(y, np.maximum(x + b[:, None, None], 0))
+dy, dx = drawn(*shape), device.allocate(x.nbytes)
+status = dnn.cudnnActivationBackward(handle, how, unit, d, P(there), d, P(device.put(dy)), d, P(there), zero, d, P(dx))
+assert status == 0, last_error(dnn)
+np.testing.assert_array_equal(device.get(dx, shape), np.where(y > 0, dy, 0))
+assert dnn.cudnnAddTensor(handle, unit, described(1, 2, 1, 1), P(there), unit, d, P(there)) == 2008
+"""
+    )
+
+
+def test_a_gemm_is_computed(passes: Passes) -> None:
+    passes(
+        """
+device = Device()
+blas, handle = library("libcublas.so.13"), P()
+assert blas.cublasCreate_v2(ctypes.byref(handle)) == 0
+assert blas.cublasSetStream_v2(handle, P(device.stream)) == 0
+F = ctypes.c_float
+for ta in (0, 1):
+    for tb in (0, 1):
+        a, b, c = drawn(5, 7), drawn(7, 70), drawn(5, 70)
+        sent = [device.put(np.asfortranarray(one.T if turned else one).T) for one, turned in ((a, ta), (b, tb), (c, 0))]
+        status = blas.cublasSgemm_v2(handle, ta, tb, 5, 70, 7, ctypes.byref(F(2)), P(sent[0]), 7 if ta else 5,
+                                     P(sent[1]), 70 if tb else 7, ctypes.byref(F(0.5)), P(sent[2]), 5)
+        assert status == 0
+        np.testing.assert_allclose(device.get(sent[2], (70, 5)).T, 2 * a @ b + 0.5 * c, atol=1e-4)
+assert blas.cublasSgemm_v2(handle, 0, 0, 5, 70, 7, ctypes.byref(F(1)), P(sent[0]), 4, P(sent[1]), 7, ctypes.byref(F(0)),
+                           P(sent[2]), 5) == 7
+version = Int()
+assert blas.cublasGetVersion_v2(handle, ctypes.byref(version)) == 0 and version.value == 130000
+assert blas.cublasSetWorkspace_v2(handle, P(device.allocate(4096)), Z(4096)) == 0
+assert blas.cublasSetWorkspace_v2(handle, P(8), Z(4096)) == 7
+assert blas.cublasGetStatusName(11) == b"CUBLAS_STATUS_MAPPING_ERROR" and blas.cublasGetStatusString(7)
+stream = P()
+assert blas.cublasGetStream_v2(handle, ctypes.byref(stream)) == 0 and stream.value == device.stream
+assert blas.cublasDestroy_v2(handle) == 0 and blas.cublasDestroy_v2(handle) == 1
+assert blas.cublasSetStream_v2(P(8), P(device.stream)) == 1
+"""
+    )
+
+
+def test_handles_belong_to_their_context_and_end(passes: Passes) -> None:
+    passes(
+        """
+one, two = Device(0), Device(1)
+one.enter()
+handle = handle_of(dnn, one.stream)
+assert dnn.cudnnSetStream(handle, P(two.stream)) == 2007 and "another context" in last_error(dnn)
+assert dnn.cudnnSetStream(handle, P(12345)) == 2007
+two.enter()
+assert dnn.cudnnSetStream(handle, P(two.stream)) == 2000 and "another context than the current" in last_error(dnn)
+one.enter()
+stream = P()
+assert dnn.cudnnGetStream(handle, ctypes.byref(stream)) == 0 and stream.value == one.stream
+assert dnn.cudnnDestroy(handle) == 0
+for call in (dnn.cudnnDestroy, lambda handle: dnn.cudnnSetStream(handle, P(one.stream))):
+    assert call(handle) == 1001 and "destroyed" in last_error(dnn)
+    assert call(P(64)) == 1001 and "no handle" in last_error(dnn)
+assert dnn.cudnnGetErrorString(2007) == b"CUDNN_STATUS_BAD_PARAM_STREAM_MISMATCH"
+assert dnn.cudnnGetVersion() == 90000
+part = Int()
+assert dnn.cudnnGetProperty(0, ctypes.byref(part)) == 0 and part.value == 9
+checked(one.driver.cuCtxSetCurrent(one.driver.CUcontext(0)))
+assert dnn.cudnnCreate(ctypes.byref(P())) == 1001 and "no CUDA context" in last_error(dnn)
+assert emulator.live_objects() == 2, emulator.report()["objects"]  # the two streams
+"""
+    )
+
+
+def test_what_does_not_fit_is_refused(passes: Passes) -> None:
+    passes(
+        CONVOLUTION
+        + """
+one = Convolution(dnn, drawn(1, 4, 5, 5), drawn(2, 4, 3, 3))
+size, some = one.workspace(handle), device.allocate(1 << 16)
+assert size == 4 * 9 * 25 * 4
+assert one.forward(handle, some, some, some, some, size - 1) == 2006 and f"needs {size}" in last_error(dnn)
+assert one.forward(handle, some, some, some, 0, size) == 2006
+assert one.forward(handle, some, some, some, some, size, 1) == 3000
+assert one.forward(handle, 0, some, some, some, size) == 2002
+other = Convolution(dnn, drawn(1, 4, 6, 5), drawn(2, 4, 3, 3))
+one.y_d = other.y_d
+assert one.forward(handle, some, some, some, some, size) == 2008 and "(1, 2, 6, 5)" in last_error(dnn)
+one.y_d = one.w_d
+assert one.forward(handle, some, some, some, some, size) == 2000
+assert dnn.cudnnSetTensor4dDescriptor(other.x_d, 0, 2, 1, 1, 1, 1) == 3003  # half
+assert dnn.cudnnSetTensor4dDescriptor(other.x_d, 0, 0, 1, 0, 1, 1) == 2000
+assert dnn.cudnnSetTensor4dDescriptor(other.x_d, 5, 0, 1, 1, 1, 1) == 3004
+assert dnn.cudnnSetConvolution2dDescriptor(other.how, 0, 0, 1, 1, 1, 1, 0, 0) == 3000
+assert dnn.cudnnSetConvolution2dDescriptor(other.how, 0, 0, 0, 1, 1, 1, 1, 0) == 2000
+assert dnn.cudnnDestroyFilterDescriptor(other.x_d) == 2000
+assert dnn.cudnnDestroyTensorDescriptor(other.x_d) == 0
+assert not hasattr(dnn, "cudnnPoolingForward")
+"""
+    )
+
+
+def test_a_shared_workspace_without_order_spoils_results(passes: Passes) -> None:
+    """Streams with one workspace: under some seed a call multiplies the columns of another one."""
+    passes(
+        CONVOLUTION
+        + """
+spoilt = []
+calls = []
+for number in range(4):
+    one = Convolution(dnn, drawn(4, 4, 7, 6), drawn(6, 4, 3, 3))
+    calls.append((one, device.put(one.x), device.put(one.w), device.allocate(4 * int(np.prod(one.shape)))))
+streams = [device.new_stream() for _ in calls]
+scratch = [device.allocate(calls[0][0].workspace(handle)) for _ in calls]
+for shared in (True, False):
+    for (one, x, w, y), stream, own in zip(calls, streams, scratch):
+        assert not dnn.cudnnSetStream(handle, P(stream))
+        assert not one.forward(handle, x, w, y, scratch[0] if shared else own, one.workspace(handle))
+    assert emulator.wait_idle()
+    wrong = [not np.allclose(device.get(y, one.shape), one.expected(), atol=1e-4) for one, _, _, y in calls]
+    assert any(wrong) == shared, (shared, wrong)
+assert not hazards()
+""",
+        jitter_us=500,
+    )
+
+
+def test_two_threads_in_one_handle_are_a_hazard(passes: Passes) -> None:
+    out = passes(
+        CONVOLUTION
+        + """
+def work(handle):
+    device.enter()
+    for _ in range(2000):
+        dnn.cudnnSetStream(handle, P(device.stream))
+        if hazards(): break
+def together(handles):
+    threads = [threading.Thread(target=work, args=(one,)) for one in handles]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join(60)
+together([handle_of(dnn, device.stream) for _ in range(2)])
+assert not hazards()
+together([handle, handle])
+assert "two threads use the handle" in hazards()[0], hazards()
+print("found")
+""",
+        jitter_us=200,
+    )
+    assert "found" in out
+
+
+def test_faults_in_its_calls_and_in_its_work(passes: Passes) -> None:
+    passes(
+        """
+device = Device()
+with emulator.injecting("cudnnCreate:1:OUT_OF_MEMORY"):
+    assert dnn.cudnnCreate(ctypes.byref(P())) == 4004
+with emulator.injecting("cuLibraryLoadData:1:INVALID_IMAGE"):
+    assert dnn.cudnnCreate(ctypes.byref(P())) == 5001 and "INVALID_IMAGE" in last_error(dnn)
+handle = handle_of(dnn, device.stream)
+with emulator.injecting("cudnnSetStream:1:UNKNOWN"):
+    assert dnn.cudnnSetStream(handle, P(device.stream)) == 5001
+    assert dnn.cudnnSetStream(handle, P(device.stream)) == 0
+one = Convolution(dnn, drawn(1, 4, 5, 5), drawn(2, 4, 3, 3))
+x, w, y, size = device.put(one.x), device.put(one.w), device.allocate(4096), one.workspace(handle)
+scratch = device.allocate(size)
+with emulator.injecting("cuLaunchKernel:2:LAUNCH_OUT_OF_RESOURCES"):
+    assert one.forward(handle, x, w, y, scratch, size) == 5001 and "OUT_OF_RESOURCES" in last_error(dnn)
+assert one.forward(handle, x, w, y, scratch, size) == 0
+np.testing.assert_allclose(device.get(y, one.shape), one.expected(), atol=1e-4)
+with emulator.injecting("@kernel:2:ILLEGAL_ADDRESS"):
+    assert one.forward(handle, x, w, y, scratch, size) == 0
+    assert int(device.driver.cuStreamSynchronize(device.stream)[0]) == 700
+assert one.forward(handle, x, w, y, scratch, size) == 5001 and "ILLEGAL_ADDRESS" in last_error(dnn)
+"""
+    )
+
+
+def test_freed_memory_is_found(passes: Passes) -> None:
+    passes(
+        CONVOLUTION
+        + """
+one, y = convolution()
+device.finish()
+w = device.put(one.w)
+checked(device.driver.cuMemFree(w))
+size = one.workspace(handle)
+one.forward(handle, device.put(one.x), w, y, device.allocate(size), size)
+assert int(device.driver.cuStreamSynchronize(device.stream)[0]) == 700
+assert any("kernel product" in text for text in hazards()), hazards()
+"""
+    )
+
+
+def test_a_forked_child_has_no_library(passes: Passes) -> None:
+    passes(
+        """
+import os
+device = Device()
+handle = handle_of(dnn, device.stream)
+pid = os.fork()
+if pid == 0:
+    os._exit(0 if dnn.cudnnSetStream(handle, P(device.stream)) == 1001 and dnn.cudnnCreate(ctypes.byref(P())) else 1)
+assert os.waitpid(pid, 0)[1] == 0
+"""
+    )
+
+
+def test_nobody_gets_them_who_did_not_ask(python: Script) -> None:
+    done = python(
+        "import ctypes, os, cuda_emulator\n"
+        "emulator = cuda_emulator.start()\n"
+        "for name in ('libcudnn.so.9', 'libcublas.so.13'):\n"
+        "    try: loaded = ctypes.CDLL(name)\n"
+        "    except OSError: continue\n"
+        "    assert not hasattr(loaded, 'emulated_library')\n"
+        "assert 'libraries-' not in emulator.environment()['LD_LIBRARY_PATH']\n"
+        "assert 'libraries-' in cuda_emulator.environment(cuda_emulator.Settings.of(libraries='on'), emulator.library)"
+        "['LD_LIBRARY_PATH']\n"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_command_offers_them() -> None:
+    script = (
+        "import ctypes; ctypes.CDLL('libcudnn.so.9').emulated_library; ctypes.CDLL('libcublas.so.13').emulated_library"
+    )
+    command = [sys.executable, "-m", "cuda_emulator", "--libraries", "on", "--", sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_readme_lists_every_call() -> None:
+    symbols = set()
+    for name in ("libcudnn.so.9", "libcublas.so.13", "libcublasLt.so.13"):
+        path = cuda_emulator.libraries() / name
+        told = subprocess.run(["nm", "-D", "--defined-only", str(path)], capture_output=True, text=True, check=True)
+        symbols |= {line.split()[-1] for line in told.stdout.splitlines()}
+    text = (HERE.parent / "README.md").read_text().partition("## cuDNN and cuBLAS")[2].partition("\n## ")[0]
+    assert set(re.findall(r"`(cu(?:dnn|blas)[A-Z]\w+|emulated_library)`", text)) == symbols
+
+
+def test_it_cannot_be_loaded_over_another_driver() -> None:
+    path = cuda_emulator.libraries() / "libcudnn.so.9"
+    told = subprocess.run(["nm", "-D", "--undefined-only", str(path)], capture_output=True, text=True, check=True)
+    assert "emulator_library_call" in told.stdout
