@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 
 from tests.cuda.conftest import ROOT, Child
@@ -40,6 +42,8 @@ def test_the_battery_passes(emulated: Child, one: World) -> None:
 @pytest.mark.parametrize("file", sorted(path.stem for path in ROOT.glob("tests/cuda/inside_*.py")))
 @pytest.mark.parametrize("one", WORLDS[1::6], ids=named)
 def test_the_programs_inside_pass(emulated: Child, one: World, file: str) -> None:
+    if file == "inside_numba" and importlib.util.find_spec("numba") is None:
+        pytest.skip("needs numba: pip install './emulator[test]'")
     _pytest(emulated, one, f"tests/cuda/{file}.py")
 
 

@@ -10,7 +10,7 @@ from tests.cuda.conftest import Child
 
 FULL = os.environ.get("TAZZA_FULL") == "1"
 OPERATIONS = 200_000 if FULL else 10_000
-"""10,000 take about 5 s and 200,000 about 90 s on two cores."""
+"""10,000 take 6 s on two cores with little else to do, and the more in proportion: 200,000 some two to four minutes."""
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from tazza.core import registry
 from tazza.core.adapter import Adapter
 from tests.interop import need
 
-OURS = ("jax", "numba", "onnxruntime", "pyarrow", "torch")
+OURS = ("cupy", "jax", "numba", "onnxruntime", "pyarrow", "torch")
 
 
 def test_every_method_has_a_default_that_does_nothing() -> None:
@@ -45,7 +45,7 @@ def test_ours_are_registered_and_need_no_library_to_be_imported(library: str) ->
 
 
 @pytest.mark.interop
-@pytest.mark.parametrize("library", [name for name in OURS if name != "numba"])  # tests/cuda/inside_numba.py runs that
+@pytest.mark.parametrize("library", [name for name in OURS if name not in ("cupy", "numba")])
 def test_examples_run(library: str) -> None:
     need(library)
     module = importlib.import_module(f"tazza.adapters.{library}")

@@ -7,6 +7,7 @@ to pass to ``torch.randn(..., generator=)`` and the like.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, final
 
@@ -68,11 +69,23 @@ class TorchAdapter(Adapter):
         look tells what the default is at a fifth of the price of ``torch.get_default_device()``.
         """
         torch = self.library
+        if context.device.kind == "cuda":
+            return self._bind_cuda(context) if torch.cuda.is_available() else None
         if context.device.memory_domain != "host" or torch.empty(0).device.type == "cpu":
             return None
         scope = torch.device("cpu")
         scope.__enter__()
         return lambda: scope.__exit__(None, None, None)
+
+    def _bind_cuda(self, context: Any) -> Callable[[], None]:
+        """Make the context's device and current stream PyTorch's, and its tensors' default."""
+        torch, ordinal = self.library, context.native.ordinal
+        with contextlib.ExitStack() as scopes:
+            scopes.enter_context(torch.device("cuda", ordinal))
+            scopes.enter_context(torch.cuda.device(ordinal))
+            stream = torch.cuda.ExternalStream(int(context.stream.native), device=torch.device("cuda", ordinal))
+            scopes.enter_context(torch.cuda.stream(stream))
+            return scopes.pop_all().close
 
     def memory(self, device: Any) -> ForeignMemory | None:
         """Bytes of the CPU storages that Python can see, each once, without memory that is not PyTorch's own.
@@ -80,6 +93,9 @@ class TorchAdapter(Adapter):
         A storage over other memory (a context's pool, NumPy, a file) cannot be resized, which tells the two apart.
         None where tazza is not compiled: looking through all objects would harm threads that fill a tuple.
         """
+        if device.kind == "cuda" and self._has_used_cuda:
+            live = int(self.library.cuda.memory_allocated(device.info.ordinal))
+            return ForeignMemory(live, cached=int(self.library.cuda.memory_reserved(device.info.ordinal)) - live)
         if device.memory_domain != "host":
             return None
         try:
@@ -93,6 +109,15 @@ class TorchAdapter(Adapter):
                     _count(one, self.library, sizes)
         note = "tensors that Python can see; what autograd alone holds is not in it"
         return ForeignMemory(sum(sizes.values()), note=note)
+
+    def trim(self, device: Any) -> None:
+        """Have its caching allocator give free blocks of CUDA devices back."""
+        if device.kind == "cuda" and self._has_used_cuda:
+            self.library.cuda.empty_cache()
+
+    @property
+    def _has_used_cuda(self) -> bool:
+        return bool(self.library.cuda.is_available() and self.library.cuda.is_initialized())
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         """An error of its device allocators, or the RuntimeError of the one for the CPU."""

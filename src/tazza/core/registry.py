@@ -98,6 +98,7 @@ _NAMES: dict[str, str] = {
 }
 
 _ADAPTERS: dict[str, str] = {  # by the top module of the library that each is for
+    "cupy": "tazza.adapters.cupy:CupyAdapter",
     "jax": "tazza.adapters.jax:JaxAdapter",
     "numba": "tazza.adapters.numba:NumbaAdapter",
     "onnxruntime": "tazza.adapters.onnxruntime:OnnxruntimeAdapter",

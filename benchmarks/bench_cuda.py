@@ -1,0 +1,142 @@
+"""What tazza adds to CUDA: the same work through tazza, through `cuda.core`, and through `cuda.bindings` itself.
+
+Without a GPU it runs on the emulator, whose queues are threads of this machine: what is compared is what a call costs
+its caller, not what a device does with it::
+
+    python -m cuda_emulator -- python -m benchmarks cuda
+
+The three do not do the same for that. tazza counts, limits, orders memory by use and notices failures; `cuda.core`
+checks arguments and owns what it makes; the bindings do nothing but call.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import tazza as tz
+from benchmarks.harness import Area, Budget, Case, Missing
+from tazza.errors import BackendUnavailableError
+
+BATCH = 50
+NBYTES = 1 << 16
+TIMEOUT = 60.0
+KINDS = ("context", "allocate", "copy", "fill", "record", "wait", "launch")
+PEERS = ("core", "bindings")
+
+Runs = Mapping[str, Callable[[], object]]
+
+
+def repeated(work: Callable[[], object], wait: Callable[[], object]) -> Callable[[], None]:
+    """A batch of the same, then a wait for the queue, which stays short."""
+
+    def run() -> None:
+        for _ in range(BATCH):
+            work()
+        wait()
+
+    return run
+
+
+def fill(x: tz.Buffer) -> None:
+    """What is launched: a function that enqueues one fill."""
+    tz.current().fill(x, 1)
+
+
+def through_tazza() -> Runs:
+    """On a context of its own and two of its streams."""
+    ctx = tz.context("cuda:0")
+    stream, other = ctx.stream, ctx.new_stream()
+    x, y, event = ctx.allocate(NBYTES), ctx.allocate(NBYTES), stream.record()
+
+    def enter() -> None:
+        with ctx:
+            pass
+
+    works: tuple[Callable[[], object], ...] = (
+        *(enter, lambda: ctx.allocate(NBYTES), lambda: ctx.copy(x, y), lambda: ctx.fill(x, 1)),
+        *(stream.record, lambda: other.wait(event), lambda: ctx.launch(fill, x)),
+    )
+    return {kind: repeated(work, lambda: ctx.synchronize(TIMEOUT)) for kind, work in zip(KINDS, works, strict=True)}
+
+
+def through_core() -> Runs:
+    """On cuda.core's objects, which act on the thread's current device."""
+    core: Any = importlib.import_module("cuda.core")
+    card = core.Device(0)
+    card.set_current()
+    stream, other = card.create_stream(), card.create_stream()
+    x, y = (card.allocate(NBYTES, stream=stream) for _ in range(2))
+    event = stream.record()
+
+    def wait() -> None:
+        stream.sync()
+        other.sync()
+
+    works = (
+        *(card.set_current, lambda: card.allocate(NBYTES, stream=stream).close(stream)),
+        *(lambda: y.copy_to(x, stream=stream), lambda: x.fill(1, stream=stream)),
+        *(stream.record, lambda: other.wait(event), lambda: x.fill(1, stream=stream)),
+    )
+    return {kind: repeated(work, wait) for kind, work in zip(KINDS, works, strict=True)}
+
+
+def through_bindings() -> Runs:
+    """On the driver's own functions, with the primary context current as they need it."""
+    driver: Any = importlib.import_module("cuda.bindings.driver")
+
+    def call(name: str, *args: Any) -> Any:
+        status, *answer = getattr(driver, name)(*args)
+        if status:
+            raise RuntimeError(f"{name}: {status}")
+        return answer[0] if answer else None
+
+    context = call("cuDevicePrimaryCtxRetain", call("cuDeviceGet", 0))
+    call("cuCtxSetCurrent", context)
+    stream, other = call("cuStreamCreate", 1), call("cuStreamCreate", 1)
+    x, y, kept = call("cuMemAlloc", NBYTES), call("cuMemAlloc", NBYTES), call("cuEventCreate", 2)
+    call("cuEventRecord", kept, stream)
+
+    def switch() -> None:
+        call("cuCtxPushCurrent", context)
+        call("cuCtxPopCurrent")
+
+    def allocate() -> None:
+        call("cuMemFreeAsync", call("cuMemAllocAsync", NBYTES, stream), stream)
+
+    def record() -> None:
+        event = call("cuEventCreate", 2)
+        call("cuEventRecord", event, stream)
+        call("cuEventDestroy", event)
+
+    def wait() -> None:
+        call("cuStreamSynchronize", stream)
+        call("cuStreamSynchronize", other)
+
+    def set_memory() -> None:
+        call("cuMemsetD8Async", x, 1, NBYTES, stream)
+
+    works = (
+        *(switch, allocate, lambda: call("cuMemcpyDtoDAsync", x, y, NBYTES, stream), set_memory),
+        *(record, lambda: call("cuStreamWaitEvent", other, kept, 0), set_memory),
+    )
+    return {kind: repeated(work, wait) for kind, work in zip(KINDS, works, strict=True)}
+
+
+def area() -> Area:
+    """The same ids for all three; `launch` is a fill, in tazza one that a launched function enqueues."""
+    try:
+        where = "emulator" if tz.device("cuda:0").info.emulated else "device"
+        makers = {"tazza": through_tazza, "core": through_core, "bindings": through_bindings}
+        runs = {who: make() for who, make in makers.items()}
+    except (BackendUnavailableError, ImportError) as error:
+        reason = f"{error}; on the emulator: python -m cuda_emulator -- python -m benchmarks cuda"
+        return Area([Missing(f"cuda.{kind}.{who}", reason) for kind in KINDS for who in ("tazza", *PEERS)])
+    cases = [
+        Case(f"cuda.{kind}_{where}.{who}", "run()", {"run": run}, operations=BATCH)
+        for who, works in runs.items()
+        for kind, run in works.items()
+    ]
+    pairs = [(f"cuda.{kind}_{where}.tazza", f"cuda.{kind}_{where}.{peer}") for kind in KINDS for peer in PEERS]
+    return Area(cases, [Budget(*pair, at_most=50.0, gated=False) for pair in pairs])
