@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import tazza as tz
 from tests.litmus.harness import SEVERAL, TIMEOUT, World, add, full, get, litmus, plus, put
 
@@ -177,8 +179,13 @@ def test_copies_between_devices_are_ordered_on_both_sides(w: World) -> tuple[int
 @litmus(2, only="the original is unchanged", allowed={(1, 2)}, worlds=SEVERAL)
 def test_a_moved_result_is_a_private_copy(w: World) -> tuple[int, int]:
     """A task's array is passed to another device and changed there."""
+
+    def change(x: Any) -> Any:
+        add(x, 1)
+        return x
+
     made = w.here.launch(full, 1, 1)
-    changed = w.there.launch(lambda x: (add(x, 1), x)[1], made)
+    changed = w.there.launch(change, made)
     there = int(w.there.to_numpy(changed.result(timeout=TIMEOUT))[0])
     return int(w.here.to_numpy(made.result(timeout=TIMEOUT))[0]), there
 

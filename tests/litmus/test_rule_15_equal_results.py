@@ -60,12 +60,12 @@ def test_draws_do_not_depend_on_who_comes_first(w: World) -> bool:
         for stream, gate in zip(streams, gates, strict=True):
             stream.wait(gate)
         tasks = [
-            ctx.launch(lambda: float(tz.current().random.random(dtype="float32")), stream=streams[n % len(streams)])
+            ctx.launch(lambda: tz.current().random.random(1, dtype="float32"), stream=streams[n % len(streams)])
             for n in range(4)
         ]
         for gate in reversed(gates):
             gate.succeed()
-        return tz.wait(tasks, timeout=TIMEOUT)
+        return [float(ctx.to_numpy(drawn)[0]) for drawn in tz.wait(tasks, timeout=TIMEOUT)]
 
     one, two = w.open(seed=3), w.open(seed=3)
     apart = draw(one, w.streams(4, one), [tz.HostEvent() for _ in range(4)])

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 __all__ = [
     "LENGTH",
+    "PRIME",
     "Copy",
     "Fill",
     "Gate",
@@ -37,7 +38,7 @@ Words = npt.NDArray[np.int64]
 LENGTH = 5
 """Elements of every buffer, int64."""
 
-_PRIME = 1_000_003
+PRIME = 1_000_003
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def blend(constant: int, old: Words | None, reads: Iterable[Words], taken: Itera
     mixed = np.full(LENGTH, constant, np.int64) if old is None else old * 31 + constant
     for factor, words in enumerate([*reads, *taken], start=2):
         mixed = mixed + words * factor
-    return np.asarray(mixed % _PRIME, np.int64)
+    return np.asarray(mixed % PRIME, np.int64)
 
 
 @dataclass

@@ -14,7 +14,20 @@ import tazza as tz
 from tazza.core.stream import Stream
 from tazza.errors import TazzaError
 from tazza.testing import jitter, simulate
-from tests.stateful.program_model import LENGTH, Copy, Fill, Gate, Operation, Outcome, Record, Run, Upload, Wait, blend
+from tests.stateful.program_model import (
+    LENGTH,
+    PRIME,
+    Copy,
+    Fill,
+    Gate,
+    Operation,
+    Outcome,
+    Record,
+    Run,
+    Upload,
+    Wait,
+    blend,
+)
 
 __all__ = ["TIMEOUT", "BoomError", "GateError", "Layout", "World"]
 
@@ -37,6 +50,7 @@ class Layout:
     Attributes:
         cpu_workers: worker streams of the CPU context, besides its inline stream.
         sims: number of simulated devices, each with two streams.
+        cudas: number of emulated CUDA devices, each with two streams; where the emulator runs.
         without: abilities that they lack.
         lateness: longest delay of one simulated operation in seconds.
         seed: of lateness and thread jitter.
@@ -44,6 +58,7 @@ class Layout:
 
     cpu_workers: int = 2
     sims: int = 2
+    cudas: int = 0
     without: frozenset[str] = frozenset()
     lateness: float = 100e-6
     seed: int = 0
@@ -68,6 +83,7 @@ class World:
                 simulate(layout.sims, seed=layout.seed, lateness=layout.lateness, without=layout.without)
             )
         names = ["cpu", *(f"sim:{ordinal}" for ordinal in range(layout.sims))]
+        names += [f"cuda:{ordinal}" for ordinal in range(layout.cudas)]
         self.contexts = [tz.context(name, seed=0) for name in names]
         self.streams: list[Stream] = []
         self.device_of: list[int] = []
@@ -180,14 +196,36 @@ def function_of(run: Run, name: str) -> Callable[[list[Any], list[Any], list[Any
     def function(writes: list[Any], reads: list[Any], taken: list[Any]) -> Any:
         if fails == "before":
             raise BoomError(name)
-        words = blend(constant, writes[0] if writes else None, reads, taken)
-        if writes:
-            writes[0][...] = words
+        if tz.current().device.kind == "cuda":
+            words = blended_on_device(constant, writes, [*reads, *taken])
+        else:
+            words = blend(constant, writes[0] if writes else None, reads, taken)
+            if writes:
+                writes[0][...] = words
         if fails == "after":
             raise BoomError(name)
         return words
 
     return function
+
+
+def blended_on_device(constant: int, writes: list[Any], used: list[Any]) -> Any:
+    """Enqueue what `blend` means, for arrays that are Buffers."""
+    from tests.cuda.kernels import run
+
+    here = tz.current()
+    words = here.empty(LENGTH, "int64")
+    if writes:
+        here.copy(words, writes[0])
+        run("scale", LENGTH, LENGTH, 31, constant, words)
+    else:
+        here.fill(words, constant)
+    for factor, one in enumerate(used, start=2):
+        run("blend", LENGTH, LENGTH, factor, one, words)
+    run("remain", LENGTH, LENGTH, PRIME, words)
+    if writes:
+        here.copy(writes[0], words)
+    return words
 
 
 def failure_of(error: BaseException) -> Outcome:

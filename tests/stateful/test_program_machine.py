@@ -25,10 +25,14 @@ FULL = os.environ.get("TAZZA_FULL") == "1"
 CROSS = frozenset({"cross_device_wait"})
 BOTH = frozenset({"cross_device_wait", "peer_copy"})
 
+CUDAS = st.just(0)
+"""How many emulated CUDA devices there may be besides: tests/cuda/inside_programs.py, where there are, says."""
+
 layouts = st.builds(
     Layout,
     cpu_workers=st.integers(1, 2),
     sims=st.integers(0, 3),
+    cudas=st.deferred(lambda: CUDAS),
     without=st.sampled_from([frozenset(), CROSS, frozenset({"peer_copy"}), BOTH]),
     lateness=st.sampled_from([0.0, 100e-6, 1e-3]),
     seed=st.integers(0, 2**16),

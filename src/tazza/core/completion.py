@@ -16,7 +16,6 @@ import contextlib
 import copy
 import math
 import numbers
-import queue
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -25,6 +24,7 @@ from typing import Any, Protocol
 from tazza import config
 from tazza.errors import ArgumentError, CleanupWarning
 from tazza.hot import after_fork
+from tazza.util.inbox import Inbox
 from tazza.util.report import report
 
 __all__ = [
@@ -114,13 +114,13 @@ class _Helpers:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.threads: dict[str, queue.SimpleQueue[Any]] = {}
+        self.threads: dict[str, Inbox] = {}
 
-    def queue_of(self, name: str, loop: Callable[[queue.SimpleQueue[Any]], None]) -> queue.SimpleQueue[Any]:
+    def inbox_of(self, name: str, loop: Callable[[Inbox], None]) -> Inbox:
         with self.lock:
             items = self.threads.get(name)
             if items is None:
-                items = queue.SimpleQueue()
+                items = Inbox()
                 threading.Thread(target=loop, args=(items,), name=name, daemon=True).start()
                 self.threads[name] = items
             return items
@@ -132,37 +132,34 @@ after_fork(lambda: _helpers.__init__())  # type: ignore[misc]
 
 def call_later(function: Callable[..., object], *args: object) -> None:
     """Run a user's callback on the helper thread; what it raises becomes a `CleanupWarning`."""
-    _helpers.queue_of("tazza-callbacks", _run_callbacks).put((function, args))
+    _helpers.inbox_of("tazza-callbacks", _run_callbacks).put((function, args))
 
 
 def poll(item: Pollable) -> None:
     """Have the poller ask `item` until it is over."""
-    _helpers.queue_of("tazza-poller", _run_poller).put(item)
+    _helpers.inbox_of("tazza-poller", _run_poller).put(item)
 
 
-def _run_callbacks(items: queue.SimpleQueue[tuple[Callable[..., object], tuple[object, ...]]]) -> None:
+def _run_callbacks(inbox: Inbox) -> None:
     while True:
-        try:
-            function, args = items.get(timeout=_IDLE)
-        except queue.Empty:
-            continue
-        try:
-            function(*args)
-        except BaseException as error:  # SystemExit too: it must not end the thread that serves everybody
-            report(f"callback {getattr(function, '__qualname__', function)!r} failed", CleanupWarning, error=error)
-        del function, args
+        came = inbox.take(_IDLE)
+        while came:
+            function, args = came.pop(0)
+            try:
+                function(*args)
+            except BaseException as error:  # SystemExit too: it must not end the thread that serves everybody
+                report(f"callback {getattr(function, '__qualname__', function)!r} failed", CleanupWarning, error=error)
+            del function, args  # nothing is held while nothing comes
 
 
-def _run_poller(items: queue.SimpleQueue[Pollable]) -> None:
+def _run_poller(inbox: Inbox) -> None:
     watched: list[Pollable] = []
     pause = _FIRST_PAUSE
     while True:
-        try:
-            watched.append(items.get(timeout=pause if watched else _IDLE))
-            pause = _FIRST_PAUSE
-        except queue.Empty:
-            pause = min(2 * pause, _LAST_PAUSE)
-        watched = [item for item in watched if not item.poll()]
+        came = inbox.take(pause if watched else _IDLE)
+        pause = _FIRST_PAUSE if came else min(2 * pause, _LAST_PAUSE)
+        watched = [item for item in (*watched, *came) if not item.poll()]
+        del came
 
 
 def await_latch(latch: Latch) -> Generator[Any, None, None]:

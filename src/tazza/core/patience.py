@@ -11,7 +11,6 @@ so that one is refused, and what it gives up lets the others go on.
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections.abc import Callable
 from typing import Any, final
@@ -23,6 +22,7 @@ from tazza.core.runtime import live_runtimes
 from tazza.core.waiting import blocked, takers, waiting_for
 from tazza.hot import Account, after_fork
 from tazza.hot.process import process
+from tazza.util.inbox import Inbox
 
 __all__ = ["Waiter", "wait_for_room"]
 
@@ -44,26 +44,21 @@ class Waiter:
     """Gets a token whenever memory comes back, from its making until `close`."""
 
     def __init__(self) -> None:
-        self.tokens: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self.tokens = Inbox()
         with _registry:
             process.waiters = (*(process.waiters or ()), self.tokens)
 
     def wait(self, seconds: float) -> None:
         """Return when something came back, at the latest after so many seconds, or when it is time to look again."""
-        try:
-            self.tokens.get(timeout=max(0.0, min(seconds, _LOOK)))
-        except queue.Empty:  # nothing came back by itself: the caller looks
-            return
+        self.tokens.take(max(0.0, min(seconds, _LOOK)))
 
     def wait_calmly(self, seconds: float) -> None:
         """Like `wait`, and then let more come back for a moment: one look does for all of it."""
         self.wait(seconds)
         deadline = now_ns() + _CALM
-        try:
-            while (left := deadline - now_ns()) > 0:
-                self.tokens.get(timeout=left * 1e-9)
-        except queue.Empty:  # nothing more came
-            return
+        while (left := deadline - now_ns()) > 0:
+            if not self.tokens.take(left * 1e-9):
+                return
 
     def close(self) -> None:
         """Get no tokens any more."""

@@ -8,10 +8,11 @@ their bytes, but neither the threads nor the device behind them.
 from __future__ import annotations
 
 import os
-import queue
 import sys
 import threading
 from collections.abc import Callable
+
+from tazza.util.inbox import Inbox
 
 __all__ = ["Process", "after_fork", "generation", "locked", "process", "wake"]
 
@@ -32,7 +33,7 @@ class Process:
     def __init__(self) -> None:
         self.generation = 0
         self.lock = threading.RLock()
-        self.waiters: tuple[queue.SimpleQueue[None], ...] | None = None
+        self.waiters: tuple[Inbox, ...] | None = None
 
 
 process = Process()
