@@ -18,6 +18,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import cuda_emulator
@@ -25,6 +26,7 @@ import numpy as np
 from cuda.bindings import driver as api
 
 import tazza as tz
+from tazza.core import dlpack
 from tazza.core.runtime import live_runtimes
 from tazza.errors import BackendError, DeviceLostError, TazzaError
 
@@ -75,6 +77,7 @@ def program(opened: list[tz.Context]) -> None:
     use_streams(one)
     use_two_devices(one, two)
     use_tasks(one, two)
+    use_other_libraries(one)
     for ctx in opened:
         ctx.close(timeout=T)
 
@@ -157,6 +160,17 @@ def use_tasks(one: tz.Context, two: tz.Context) -> None:
     expect(one.to_numpy(task.result(timeout=T)), np.full(64, 5.0))
     expect(two.to_numpy(two.random.random(100)), np.random.Generator(np.random.Philox(3)).random(100))
     del task, moved, stream
+
+
+def use_other_libraries(ctx: tz.Context) -> None:
+    """Show memory to another library by DLPack, and borrow by the array interface, on the legacy default stream."""
+    x = ctx.asarray(np.arange(100, dtype="int32"))
+    taken = dlpack.take(x.__dlpack__(stream=1, max_version=(1, 0)), (2, ctx.native.ordinal))
+    taken.managed.release()
+    foreign = SimpleNamespace(__cuda_array_interface__=x.__cuda_array_interface__ | {"stream": 1})
+    with tz.borrow(foreign, stream=ctx.stream) as lent:
+        ctx.fill(lent[:50], 7)
+    expect(ctx.to_numpy(x), np.concatenate([np.full(50, 7), np.arange(50, 100)]))
 
 
 # A case --------------------------------------------------------------------------------------------------------------
