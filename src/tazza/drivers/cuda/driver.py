@@ -120,6 +120,10 @@ class CudaDriver(Driver):
             "saved state"
         )
 
+    def current(self, device: DeviceInfo) -> Primary:
+        """``with driver.current(device):`` makes the primary context the thread's, for calls of other libraries."""
+        return self._of(device)
+
     def native(self, device: DeviceInfo) -> CudaNative:
         return CudaNative(int(self._of(device).context), device.ordinal, device.uuid)
 
