@@ -7,14 +7,184 @@ from typing import Any
 import pytest
 
 from tests.cuda.conftest import Child
+from tests.cuda.test_faults import START
 
-WORLDS = [(2, 0, 0), (2, 300, 1), (3, 1000, 2)]
+WORLDS = [(3, 0, 0), (3, 300, 1), (4, 1000, 2)]
 OPTIONS = ("-q", "-n0", "-p", "no:cacheprovider", "-p", "no:randomly", "--strict-markers")
+FILES = {
+    "handles": ("tests/cuda/inside_handles.py",),
+    "states": ("tests/dnn/test_states.py", "tests/dnn/test_tree.py", "tests/dnn/test_workspace.py"),
+}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("devices", "jitter", "seed"), WORLDS, ids=["two", "two-late", "three-later"])
-def test_the_programs_inside_pass(emulated: Child, devices: int, jitter: int, seed: int) -> None:
+@pytest.mark.parametrize(("devices", "jitter", "seed"), WORLDS, ids=["on-time", "late", "later"])
+@pytest.mark.parametrize("what", FILES)
+def test_the_tests_inside_pass(emulated: Child, what: str, devices: int, jitter: int, seed: int) -> None:
+    """The handles and plans; and the tests of library states, in their cuDNN form."""
     settings: dict[str, Any] = {"devices": devices, "jitter_us": jitter, "seed": seed, "libraries": True}
-    out = emulated("", "-m", "pytest", *OPTIONS, "tests/cuda/inside_handles.py", **settings)
+    out = emulated("", "-m", "pytest", *OPTIONS, *FILES[what], **settings)
     assert " passed" in out
+
+
+def test_where_no_library_was_asked_for_the_error_says_what_to_do(emulated: Child) -> None:
+    emulated(
+        START
+        + r"""
+from tazza.dnn import CudnnWrapper
+with tz.CUDAContext() as ctx:
+    for use in (ctx.cudnn_handle, ctx.cublas_handle, lambda: CudnnWrapper(ctx)):
+        with pytest.raises(BackendUnavailableError, match=r"pip install nvidia-cu.*start\(libraries=True\)"): use()
+    with pytest.raises(BackendUnavailableError, match="pip install nvidia-curand"): ctx.curand_generator()
+    assert ctx.health and ctx.to_numpy(ctx.asarray(np.ones(3))).sum() == 3
+"""
+    )
+
+
+def test_without_the_path_finder_the_error_names_it(emulated: Child) -> None:
+    emulated(
+        START
+        + """
+import sys
+with tz.CUDAContext() as ctx:
+    ctx.allocate(8)  # the bindings of the driver need it too
+    sys.modules["cuda.pathfinder"] = None
+    with pytest.raises(BackendUnavailableError, match="cuda.pathfinder.*tazza.cuda13"): ctx.cudnn_handle()
+""",
+        libraries=True,
+    )
+
+
+FOREIGN = """
+import sys, tempfile, types
+from pathlib import Path
+from cuda_emulator.compiler import find_c_compiler
+from tazza.drivers.cuda import libraries
+folder = Path(tempfile.mkdtemp())
+def find(path):
+    told = types.SimpleNamespace(abs_path=str(path), found_via="test")
+    sys.modules["cuda.pathfinder"] = types.SimpleNamespace(load_nvidia_dynamic_lib=lambda name: told)
+def built(source):
+    path = folder / "libcudnn.so.9"
+    find_c_compiler().run(["-shared", "-fPIC", "-x", "c", "-", "-o", str(path)], source)
+    return path
+SOURCE = '''
+int cudnnGetProperty(int which, int *value) { *value = which ? 0 : 9; return 0; }
+int cudnnGraphVersionCheck(void) { return 1002; }
+const char *cudnnGetErrorString(int status) { return "CUDNN_STATUS_SUBLIBRARY_VERSION_MISMATCH"; }
+void cudnnGetLastErrorString(char *text, unsigned long size) { text[0] = 0; }
+'''
+"""
+
+
+def test_libraries_of_nvidias_are_refused_on_the_emulated_driver(emulated: Child) -> None:
+    emulated(
+        START
+        + FOREIGN
+        + """
+with tz.CUDAContext() as ctx:
+    ctx.allocate(8)
+    find(built(SOURCE))
+    with pytest.raises(BackendUnavailableError, match="does not run on the emulated driver"): ctx.cudnn_handle()
+"""
+    )
+
+
+def test_parts_that_do_not_fit_are_refused(emulated: Child) -> None:
+    emulated(
+        START
+        + FOREIGN
+        + """
+with tz.CUDAContext() as ctx:
+    ctx.allocate(8)
+    libraries.is_emulated = lambda: False
+    find(built(SOURCE))
+    for _ in range(2):
+        with pytest.raises(BackendUnavailableError, match="cudnnGraphVersionCheck says .*VERSION_MISMATCH: no text"):
+            ctx.cudnn_handle()
+"""
+    )
+
+
+def test_parts_of_two_installations_are_refused(emulated: Child) -> None:
+    emulated(
+        START
+        + FOREIGN
+        + """
+import shutil
+second = folder / "libcudnn.so.9"
+shutil.copy(cuda_emulator.libraries() / "libcudnn.so.9", second)
+with tz.CUDAContext() as ctx:
+    ctx.allocate(8)
+    find(second)
+    with pytest.raises(BackendUnavailableError, match="parts of two installations"): ctx.cudnn_handle()
+""",
+        libraries=True,
+    )
+
+
+def test_a_forked_child_has_no_handles(emulated: Child) -> None:
+    emulated(
+        START
+        + """
+from tests.process.children import in_fork
+ctx = tz.CUDAContext()
+handle = ctx.cudnn_handle()
+def child():
+    for use in (ctx.cudnn_handle, ctx.cublas_handle):
+        with pytest.raises(ForkedError): use()
+in_fork(child)
+assert ctx.cudnn_handle() == handle
+ctx.close(timeout=T)
+""",
+        libraries=True,
+    )
+
+
+def test_the_process_ends_with_handles_and_work(emulated: Child) -> None:
+    out = emulated(
+        START
+        + """
+import sys
+from functools import partial
+from tazza.dnn import CudnnWrapper
+from tests.dnn.cudnn_calls import conv2d
+sys.stderr = sys.stdout
+ctx = tz.CUDAContext()
+ctx.cublas_handle(), ctx.cudnn_handle()
+x, w = (ctx.asarray(np.ones(shape, "f4")) for shape in ((4, 4, 9, 9), (4, 4, 3, 3)))
+kept = [ctx.launch(partial(conv2d, CudnnWrapper(ctx)), x, w, None) for _ in range(10)]
+""",
+        libraries=True,
+        jitter_us=2000,
+    )
+    assert not out
+
+
+def test_states_leave_nothing_behind(emulated: Child) -> None:
+    emulated(
+        START
+        + """
+import gc
+from functools import partial
+from tazza.dnn import CudnnWrapper
+from tests.dnn.cudnn_calls import conv2d
+ctx = tz.CUDAContext()
+wrapper = CudnnWrapper(ctx)
+x, w = (ctx.asarray(np.ones(shape, "f4")) for shape in ((4, 4, 9, 9), (4, 4, 3, 3)))
+for number in range(20):
+    ctx.launch(partial(conv2d, wrapper, index=number % 3), x, w, None, stream=ctx.new_stream()).result(timeout=T)
+ctx.synchronize(timeout=T)
+wrapper.close(T)
+assert wrapper.states() == ()
+del x, w
+gc.collect()
+ctx.close(timeout=T)
+assert emulator.wait_idle()
+ctx.memory.trim()
+assert emulator.live_bytes() == 0, emulator.report()["allocations"]
+assert not emulator.report()["n_hazards"]
+""",
+        libraries=True,
+        jitter_us=300,
+    )

@@ -183,17 +183,19 @@ class Entered:
         held: is let go at the end, also where the state cannot be entered.
     """
 
-    __slots__ = ("_held", "_own", "_scope", "_state", "_stream")
+    __slots__ = ("_before", "_held", "_own", "_scope", "_state", "_stream")
 
     def __init__(self, state: DnnState, stream: Stream, held: SyncedDnnState | None) -> None:
         self._state, self._stream, self._held = state, stream, held
         self._own: Stream | None = None  # over the state's queue; None: the caller is inline
         self._scope: Any = None
+        self._before: Stream | None = None  # where the thread was inside already: as its task, which is at its turn
 
     def __enter__(self) -> DnnState:
         state, stream, me = self._state, self._stream, threading.get_ident()
         try:
-            if me in state._inside:
+            self._before = state._inside.get(me)
+            if self._before is not None and not (state._runner is not None and _runs_on(state._runner)):
                 raise DeadlockError(
                     f"{state!r} is in use by this very call; do what follows in the same fn, or after it"
                 )
@@ -233,7 +235,11 @@ class Entered:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._state._inside.pop(threading.get_ident(), None)
+        me = threading.get_ident()
+        if self._before is None:
+            self._state._inside.pop(me, None)
+        else:
+            self._state._inside[me] = self._before
         try:
             if self._own is not None:
                 self._leave(self._own, exc_type, exc, traceback)
