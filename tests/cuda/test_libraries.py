@@ -188,3 +188,54 @@ assert not emulator.report()["n_hazards"]
         libraries=True,
         jitter_us=300,
     )
+
+
+CURAND = """
+#include <stddef.h>
+unsigned long long seeds[8]; int made, status; void *streams[8];
+const char *emulated_library(void) { return "curand"; }
+int curandGetProperty(int which, int *value) { *value = which ? 0 : 10; return 0; }
+int curandCreateGenerator(void **generator, int kind) { *generator = (void *)(size_t)++made; return kind != 161; }
+int curandSetPseudoRandomGeneratorSeed(void *g, unsigned long long seed) { seeds[(size_t)g] = seed; return 0; }
+int curandSetGeneratorOffset(void *g, unsigned long long offset) { return offset != 0; }
+int curandSetStream(void *g, void *stream) { streams[(size_t)g] = stream; return status; }
+"""
+
+
+def test_generators_of_curand_are_made_seeded_and_bound(emulated: Child) -> None:
+    """By a library that only remembers what it was told; its numbers need a GPU."""
+    emulated(
+        START
+        + FOREIGN
+        + f"CURAND = '''{CURAND}'''"
+        + """
+import ctypes, gc, threading
+def ask(ctx):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(ctx.curand_generator()))
+    thread.start(); thread.join(T)
+    gc.collect()
+    return found[0]
+with tz.CUDAContext(seed=7) as ctx, tz.CUDAContext(seed=7) as same, tz.CUDAContext(seed=8) as other:
+    ctx.allocate(8)
+    path = built(CURAND)
+    find(path)
+    first = ctx.curand_generator()
+    told = ctypes.CDLL(str(path))
+    seeds = (ctypes.c_ulonglong * 8).in_dll(told, "seeds")
+    streams = (ctypes.c_void_p * 8).in_dll(told, "streams")
+    assert streams[first] == int(ctx.stream.native)
+    with ctx.on(ctx.new_stream()) as stream:
+        assert ctx.curand_generator() == first and streams[first] == int(ctx.stream.native)
+    seed = seeds[first]
+    assert seed == int(np.random.SeedSequence(7, spawn_key=(0,)).generate_state(1, np.uint64)[0])
+    second = ask(ctx)
+    assert second != first and seeds[second] != seed, "threads draw other numbers"
+    assert seeds[same.curand_generator()] == seed, "the same seed gives the same numbers"
+    assert same.curand_generator() == second, "a thread that ended has left its generator"
+    assert seeds[other.curand_generator()] != seed
+    ctypes.c_int.in_dll(told, "status").value = 201
+    with pytest.raises(BackendError, match="curandSetStream.*LAUNCH_FAILURE"): ctx.curand_generator()
+    assert ctx.health
+"""
+    )
