@@ -128,10 +128,11 @@ def test_a_forked_child_has_no_handles(emulated: Child) -> None:
         START
         + """
 from tests.process.children import in_fork
+from tazza.dnn import CudnnWrapper
 ctx = tz.CUDAContext()
 handle = ctx.cudnn_handle()
 def child():
-    for use in (ctx.cudnn_handle, ctx.cublas_handle):
+    for use in (ctx.cudnn_handle, ctx.cublas_handle, ctx.curand_generator, lambda: CudnnWrapper(ctx)):
         with pytest.raises(ForkedError): use()
 in_fork(child)
 assert ctx.cudnn_handle() == handle

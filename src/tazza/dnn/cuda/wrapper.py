@@ -30,6 +30,7 @@ class CudnnWrapper(DnnWrapper):
     Raises:
         WrongDeviceError: `ctx` is on no CUDA device.
         BackendUnavailableError: cuDNN is not there; says what to install.
+        DeviceLostError, ForkedError: the device, or the process, is another.
 
     >>> import tazza as tz
     >>> from tazza.dnn import CudnnWrapper
@@ -46,6 +47,7 @@ class CudnnWrapper(DnnWrapper):
             raise ArgumentError.of("ctx", ctx, "a CUDAContext")
         if not isinstance(ctx, CUDAContext):
             raise WrongDeviceError(f"ctx: on {ctx.device}, and cuDNN is for CUDA devices; use DnnWrapper")
+        ctx.own_stream.runtime.check()  # before a library is looked for, which a forked child must not do
         super().__init__(ctx, CudnnLibrary.of(ctx.device) if library is None else library)
 
     @property
