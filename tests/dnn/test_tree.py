@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import random
 import threading
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
 import tazza as tz
-from tazza.dnn import DnnWrapper, PlannedDnn
 from tazza.testing import simulate
+from tests.dnn.forms import DEVICES, LIBRARIES, added, gradient, node, ones_like, wrapper_of
 from tests.dnn.pattern import TIMEOUT
 
 RUNS, DEPTH, CHANNELS = 50, 3, 4
 Array = np.ndarray[Any, np.dtype[Any]]
-
-
-def node(dnn: PlannedDnn, x: Array, w: Array) -> Any:
-    return dnn.conv2d(x, w, padding=1, activation="relu")
-
-
-def gradient(dnn: PlannedDnn, dy: Array, x: Array, w: Array, y: Array) -> tuple[Array, Array]:
-    dx, dw, _ = dnn.conv2d_backward(dy, x, w, y=y, padding=1, activation="relu")
-    assert dx is not None
-    return dx, dw
 
 
 class Tree:
@@ -34,7 +25,7 @@ class Tree:
     def __init__(self, ctx: tz.Context, x: Any, weights: list[Any], draws: random.Random, threads: int) -> None:
         self.ctx, self.x, self.weights, self.draws = ctx, x, weights, draws
         self.streams = [ctx.new_stream() for _ in range(3)]
-        self.wrapper = DnnWrapper(ctx)
+        self.wrapper = wrapper_of(ctx)
         self.lock = threading.Lock()
         self.threads = threads
 
@@ -43,9 +34,7 @@ class Tree:
         with self.lock:
             index, stream = self.draws.randrange(4), self.draws.choice(self.streams)
 
-        def work(*given: Any) -> Any:
-            return function(tz.current().dnn, *given)
-
+        work = partial(function, self.wrapper)
         with self.ctx.on(stream):
             return self.wrapper.with_state(index, lambda state: self.ctx.launch(work, *args), TIMEOUT)
 
@@ -56,11 +45,11 @@ class Tree:
             below: list[Any] = []
         else:
             (left, one), (right, two) = self.children(number)
-            x = self.launch(lambda dnn, a, b: a + b, left, right)
+            x = self.launch(added, left, right)
             below = one + two
         y = self.launch(node, x, self.weights[number])
-        ones = self.launch(lambda dnn, given: np.ones_like(given), y)
-        found = self.launch(lambda dnn, *given: gradient(dnn, *given)[1], ones, x, self.weights[number], y)
+        ones = self.launch(ones_like, y)
+        found = self.launch(gradient, ones, x, self.weights[number], y)
         return y, [*below, found]
 
     def children(self, number: int) -> list[tuple[Any, list[Any]]]:
@@ -80,8 +69,8 @@ class Tree:
         return [found[child] for child in children]
 
 
-@pytest.mark.parametrize("device", ["cpu", "sim:0"])
-@pytest.mark.parametrize("library", ["auto", "reference"])
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("library", LIBRARIES)
 def test_gradients_are_bit_identical(device: str, library: str) -> None:
     draws = np.random.default_rng(3)
     image = draws.standard_normal((2, CHANNELS, 6, 6)).astype("f4")
@@ -96,4 +85,22 @@ def test_gradients_are_bit_identical(device: str, library: str) -> None:
                 seen.add(tuple(ctx.to_numpy(one.result(timeout=TIMEOUT)).tobytes() for one in [y, *gradients]))
             assert len(seen) == 1, f"run {run}, with {1 + run % 4} thread(s), gave other bits"
         with tz.open(device, dnn=library) as ctx:
-            assert {info.number for info in DnnWrapper(ctx).states()} >= {0, 1, 2, 3}
+            assert {info.number for info in wrapper_of(ctx).states()} >= {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_gradients_are_those_of_the_reference(device: str) -> None:
+    draws = np.random.default_rng(3)
+    image = draws.standard_normal((2, CHANNELS, 6, 6)).astype("f4")
+    filters = [draws.standard_normal((CHANNELS, CHANNELS, 3, 3)).astype("f4") / 6 for _ in range(2**DEPTH - 1)]
+
+    def found(device: str, library: str = "auto") -> list[Array]:
+        with tz.open(device, dnn=library) as ctx:
+            x, weights = ctx.asarray(image, copy=True), [ctx.asarray(one, copy=True) for one in filters]
+            y, gradients = Tree(ctx, x, weights, random.Random(1), threads=4).subtree(0)
+            return [ctx.to_numpy(one.result(timeout=TIMEOUT)) for one in [y, *gradients]]
+
+    with simulate(devices=1):
+        pairs = zip(found(device), found("cpu", "reference"), strict=True)
+    for one, other in pairs:
+        np.testing.assert_allclose(one, other, atol=1e-3, rtol=1e-3)

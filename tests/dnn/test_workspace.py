@@ -19,12 +19,13 @@ from tazza.errors import ArgumentError, ClosedError, OutOfMemoryError
 from tazza.testing import simulate
 from tazza.testing.faults import Fault, inject
 from tests.conftest import FULL
+from tests.dnn.forms import DEVICES
 from tests.dnn.pattern import TIMEOUT, PatternLibrary
 
 KIB, MIB = 1 << 10, 1 << 20
 
 
-@pytest.fixture(params=["cpu", "sim:0"])
+@pytest.fixture(params=DEVICES)
 def ctx(request: pytest.FixtureRequest) -> Iterator[tz.Context]:
     with simulate(devices=1, memory="8MiB", lateness=0), tz.open(request.param) as ctx:
         yield ctx

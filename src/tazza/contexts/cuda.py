@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any, final
 
+from tazza.contexts.cuda_handles import handles_of
 from tazza.core.context import Context
 from tazza.core.device import Device, device
 from tazza.core.spec import Spec
@@ -49,3 +51,48 @@ class CUDAContext(Context):
     def device_uuid(self) -> str:
         """The device in any process, whatever ``CUDA_VISIBLE_DEVICES`` says: ``"GPU-..."``."""
         return self.device.uuid
+
+    def cuda_current(self) -> AbstractContextManager[object]:
+        """``with ctx.cuda_current():`` makes the primary context the thread's, for direct calls of CUDA libraries.
+
+        The caller's is put back at the end. It sets nothing else; `bind` does, for libraries that tazza knows.
+        """
+        self._check_open()
+        driver: Any = self._runtime.driver
+        scope: AbstractContextManager[object] = driver.current(self._runtime.info)
+        return scope
+
+    # Handles of libraries -------------------------------------------------------------------------------------------
+
+    def cublas_handle(self) -> int:
+        """The calling thread's cublasHandle_t on this device, bound to the current stream and scratch memory of it.
+
+        Made when it is first asked for, bound anew by every call, shared with the thread's other contexts here, and
+        never destroyed. Give it to no other thread, and use it inside `cuda_current` while its stream is
+        current. Where the stream is held up by the host, waits until it is not.
+
+        Raises:
+            BackendUnavailableError: the library is not there, or its parts do not fit; says what to install.
+            BackendError: the library failed.
+            DeviceLostError, ForkedError: the device, or the process, is another.
+            WaitTimeoutError: the stream stays held up for ``TAZZA_WAIT_TIMEOUT``.
+        """
+        self._check_open()
+        return handles_of(self._runtime).cublas(self.stream)
+
+    def cudnn_handle(self) -> int:
+        """The calling thread's cudnnHandle_t, bound to the current stream; all else as `cublas_handle`.
+
+        Scratch memory is an argument of cuDNN's calls: `tazza.dnn.CudnnWrapper` has states with handle and memory.
+        """
+        self._check_open()
+        return handles_of(self._runtime).cudnn(self.stream)
+
+    def curand_generator(self) -> int:
+        """The calling thread's curandGenerator_t of this context (Philox), bound to the current stream.
+
+        Seeded from the context's seed and the number of the thread among those that asked. ``ctx.random`` has the same
+        numbers on every device; this has cuRAND's. All else as `cublas_handle`.
+        """
+        self._check_open()
+        return handles_of(self._runtime).curand(self, self.stream)

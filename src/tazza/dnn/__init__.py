@@ -1,5 +1,10 @@
 """Neural-network operations behind one small interface; ``ctx.dnn`` is an implementation for the context's device."""
 
+from tazza.dnn.cuda.library import CudnnLibrary as CudnnLibrary
+from tazza.dnn.cuda.state import CudnnState as CudnnState
+from tazza.dnn.cuda.state import CudnnWorkspace as CudnnWorkspace
+from tazza.dnn.cuda.state import SyncedCudnnState as SyncedCudnnState
+from tazza.dnn.cuda.wrapper import CudnnWrapper as CudnnWrapper
 from tazza.dnn.interface import Activation as Activation
 from tazza.dnn.interface import ActivationKind as ActivationKind
 from tazza.dnn.interface import Array as Array
@@ -26,6 +31,10 @@ __all__ = [
     "ActivationKind",
     "Array",
     "Choice",
+    "CudnnLibrary",
+    "CudnnState",
+    "CudnnWorkspace",
+    "CudnnWrapper",
     "Dnn",
     "DnnState",
     "DnnWorkspace",
@@ -40,6 +49,7 @@ __all__ = [
     "PlannedDnn",
     "ReferenceDnn",
     "ReferenceLibrary",
+    "SyncedCudnnState",
     "SyncedDnnState",
     "Weights",
 ]

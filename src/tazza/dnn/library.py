@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -117,12 +117,14 @@ class Library(abc.ABC):
         version: of the library itself.
         survives_fork: whether it can be used in a child of a process that used it.
         was_used: whether a handle was ever opened.
+        state_class: makes its states, where they are more than `DnnState`; called as that is.
     """
 
     name: str
     version: str
     survives_fork: bool = True
     was_used: bool = False
+    state_class: Callable[[Library, Any, int], Any] | None = None
 
     @abc.abstractmethod
     def supports(self, feature: str, *, dtype: str = "float32") -> bool:

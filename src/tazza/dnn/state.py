@@ -41,14 +41,14 @@ _MOST_QUEUED = 1024
 _MOST = 32  # states that calls which name none spread over
 
 
-@final
 class DnnState:
     """A library's handle on one device with its own queue and workspace; not serialised, see `SyncedDnnState`.
+
+    Concrete, and the base of what a library adds to its states (`tazza.dnn.CudnnState`).
 
     Attributes:
         library: the `Library`.
         index: its number on the device.
-        handle: what ``library.open()`` returned.
         workspace: scratch memory of calls in this state.
         calls: how often it was used.
     """
@@ -61,9 +61,14 @@ class DnnState:
         pool = pool_of(runtime, "caching").pool
         self._lane = pool.new_lane() if runtime.capabilities.queues else runtime.shared_lane("caching")
         self.workspace = DnnWorkspace(runtime, self._lane, f"workspace of {library.name} state {index}")
-        self.handle = library.open()
+        self._handle = library.open()
         self._inside: dict[int, Stream] = {}  # threads that are inside: who holds it, and its queue at its turn
         self._generation = process.generation
+
+    @property
+    def handle(self) -> Any:
+        """What ``library.open()`` returned; None once it is closed."""
+        return self._handle
 
     @property
     def stream(self) -> Stream:
@@ -103,14 +108,19 @@ class DnnState:
                 or this is no place from which the host sees the memory. Nothing was called.
             ClosedError: the lease is over.
         """
-        self.check_held()
-        if not nbytes:
-            return 0
-        address = check_lease(lease, self.workspace, nbytes, alignment)
+        address = self.leased(lease, nbytes, alignment)
         runtime = self._runtime
-        if runtime.host_addressable:
+        if runtime.host_addressable or not nbytes:
             return address
         return address_of(runtime.driver.view(runtime.info, address, np.dtype(np.uint8), (nbytes,), None, False))
+
+    def leased(self, lease: Lease | None, nbytes: int, alignment: int = 64) -> int:
+        """Return where the device sees the bytes of a lease, for a call that needs `nbytes`; 0 where it needs none.
+
+        For libraries that compute on the device. The errors of `scratch`.
+        """
+        self.check_held()
+        return check_lease(lease, self.workspace, nbytes, alignment) if nbytes else 0
 
     def execute(self, stream: Stream, fn: Callable[[DnnState], T]) -> T:
         """Call ``fn(self)`` after all work of `stream` so far, and order its later work after what `fn` queues.
@@ -141,7 +151,7 @@ class DnnState:
                 self._runner.settle(timeout_or_default(None))
             self._runner.close()
         self.workspace.reset()
-        handle, self.handle = self.handle, None
+        handle, self._handle = self._handle, None
         if handle is not None:
             self.library.close(handle)
 
@@ -160,7 +170,7 @@ class DnnState:
         return self._runner
 
     def __repr__(self) -> str:
-        return f"<DnnState {self.index} of {self.library.name} on {self._runtime.name}>"
+        return f"<{type(self).__name__} {self.index} of {self.library.name} on {self._runtime.name}>"
 
 
 @final
@@ -173,24 +183,26 @@ class Entered:
         held: is let go at the end, also where the state cannot be entered.
     """
 
-    __slots__ = ("_held", "_own", "_scope", "_state", "_stream")
+    __slots__ = ("_before", "_held", "_own", "_scope", "_state", "_stream")
 
     def __init__(self, state: DnnState, stream: Stream, held: SyncedDnnState | None) -> None:
         self._state, self._stream, self._held = state, stream, held
         self._own: Stream | None = None  # over the state's queue; None: the caller is inline
         self._scope: Any = None
+        self._before: Stream | None = None  # where the thread was inside already: as its task, which is at its turn
 
     def __enter__(self) -> DnnState:
         state, stream, me = self._state, self._stream, threading.get_ident()
         try:
-            if me in state._inside:
+            self._before = state._inside.get(me)
+            if self._before is not None and not (state._runner is not None and _runs_on(state._runner)):
                 raise DeadlockError(
                     f"{state!r} is in use by this very call; do what follows in the same fn, or after it"
                 )
             context = stream.context
             if context is None:
                 raise ClosedError(f"the context of {stream!r} is gone; keep it while its streams are used")
-            if stream.runner.is_inline or context.inside_task:
+            if stream.runner.is_inline or (context.inside_task and self._ends_here()):
                 if state._runner is not None and not _runs_on(state._runner):
                     state._runner.settle(timeout_or_default(None))
                 state._inside[me] = stream
@@ -201,6 +213,16 @@ class Entered:
             self._let_go()
             raise
         return state
+
+    def _ends_here(self) -> bool:
+        """Whether what the calling task does is done when it returns, or is in the order of the state's queue anyway.
+
+        On a device that calls no functions a task has only enqueued: the next caller would share handle and scratch
+        memory with work that is still to come.
+        """
+        state = self._state
+        own = state._runner is not None and _runs_on(state._runner)
+        return own or state._runtime.capabilities.host_functions
 
     def _follow(self, context: Any, me: int) -> None:
         """Make the state's queue wait for the caller's stream, and current."""
@@ -213,7 +235,11 @@ class Entered:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._state._inside.pop(threading.get_ident(), None)
+        me = threading.get_ident()
+        if self._before is None:
+            self._state._inside.pop(me, None)
+        else:
+            self._state._inside[me] = self._before
         try:
             if self._own is not None:
                 self._leave(self._own, exc_type, exc, traceback)
@@ -433,7 +459,8 @@ class DnnStates:
         return [one for _, one in sorted(self._states.items()) if one.state is not None]
 
     def _make(self, index: int) -> DnnState:
-        return DnnState(self.library, self._runtime, index)
+        made: DnnState = (self.library.state_class or DnnState)(self.library, self._runtime, index)
+        return made
 
 
 def states_of(runtime: DeviceRuntime, library: Library) -> DnnStates:

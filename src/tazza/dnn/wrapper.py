@@ -16,9 +16,10 @@ __all__ = ["DnnWrapper", "StateLease"]
 T = TypeVar("T")
 
 
-@final
 class DnnWrapper:
     """A DNN library on a context's device: handles, and states that all contexts of the device share.
+
+    Concrete, and the base of the form for one library (`tazza.dnn.CudnnWrapper`).
 
     Args:
         ctx: whose current stream calls are ordered with.
@@ -103,7 +104,7 @@ class DnnWrapper:
         self._ctx.own_stream.runtime.check()
 
     def __repr__(self) -> str:
-        return f"<DnnWrapper of {self.library.name} for {self._ctx!r}>"
+        return f"<{type(self).__name__} of {self.library.name} for {self._ctx!r}>"
 
 
 @final

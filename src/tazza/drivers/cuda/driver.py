@@ -131,6 +131,10 @@ class CudaDriver(Driver):
                 restore(primary.info.ordinal)
         return CudaDriver(self._api, emulated=True)
 
+    def current(self, device: DeviceInfo) -> Primary:
+        """``with driver.current(device):`` makes the primary context the thread's, for calls of other libraries."""
+        return self._of(device)
+
     def native(self, device: DeviceInfo) -> CudaNative:
         return CudaNative(int(self._of(device).context), device.ordinal, device.uuid)
 

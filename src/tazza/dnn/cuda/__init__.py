@@ -1,0 +1,1 @@
+"""cuDNN on CUDA devices: its states, and plans that execute on Buffers."""

@@ -1,0 +1,125 @@
+"""The thin binding: descriptors that live as long as their plan, and the choice among cuDNN's algorithms."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple, final
+
+from tazza.contexts.cuda_handles import call_library
+from tazza.core.runtime import DeviceRuntime
+from tazza.dnn.library import Choice, Layout
+from tazza.drivers.cuda.libraries import NativeLibrary
+from tazza.errors import UnsupportedError
+
+__all__ = ["ONE", "ZERO", "Algorithm", "Descriptors", "chosen", "pointer"]
+
+_FLOAT32, _NCHW, _CROSS_CORRELATION, _FMA, _RELU, _PROPAGATE_NAN = 0, 0, 1, 3, 1, 1
+ONE: Final = ctypes.byref(ctypes.c_float(1))
+ZERO: Final = ctypes.byref(ctypes.c_float(0))
+
+
+def pointer(value: Any) -> ctypes.c_void_p:
+    """An address for a call."""
+    return ctypes.c_void_p(value)
+
+
+class _Performance(ctypes.Structure):
+    """As cudnnConvolution{Fwd,BwdData,BwdFilter}AlgoPerf_t."""
+
+    _fields_ = (
+        ("algorithm", ctypes.c_int),
+        ("status", ctypes.c_int),
+        ("time", ctypes.c_float),
+        ("memory", ctypes.c_size_t),
+        ("determinism", ctypes.c_int),
+        ("math", ctypes.c_int),
+        ("reserved", ctypes.c_int * 3),
+    )
+
+
+class Algorithm(NamedTuple):
+    """One of cuDNN's: its number, and the bytes that it needs."""
+
+    number: int
+    nbytes: int
+
+
+_MOST = 16
+
+
+def chosen(
+    runtime: DeviceRuntime, library: NativeLibrary, handle: int, what: str, args: Sequence[Any], choice: Choice
+) -> Algorithm:
+    """The first algorithm by cuDNN's own order that fits.
+
+    Args:
+        what: ``"Forward"``, ``"BackwardData"`` or ``"BackwardFilter"``.
+        args: the descriptors of the call.
+
+    Raises:
+        UnsupportedError: none does.
+    """
+    told, found = ctypes.c_int(), (_Performance * _MOST)()
+    call = f"cudnnGetConvolution{what}Algorithm_v7"
+    call_library(runtime, library, call, pointer(handle), *args, _MOST, ctypes.byref(told), found)
+    most, least = choice.max_workspace, None
+    for one in found[: told.value]:
+        if one.status or (choice.algorithm == "deterministic" and not one.determinism):
+            continue
+        if most is None or one.memory <= most:
+            return Algorithm(one.algorithm, one.memory)
+        least = one.memory if least is None else min(least, one.memory)
+    room = "" if least is None else f" within {most} bytes of workspace; the smallest needs {least}"
+    raise UnsupportedError(f"cudnn: no {choice.algorithm} algorithm for {call.removeprefix('cudnnGet')}{room}")
+
+
+@final
+class Descriptors:
+    """Descriptors of a plan, destroyed with it: they are records of the host, and no device is needed for that."""
+
+    def __init__(self, library: NativeLibrary) -> None:
+        self._library = library
+        self._made: list[tuple[str, ctypes.c_void_p]] = []
+
+    def _new(self, kind: str) -> ctypes.c_void_p:
+        made = ctypes.c_void_p()
+        self._library.call(f"cudnnCreate{kind}Descriptor", ctypes.byref(made))
+        self._made.append((kind, made))
+        return made
+
+    def tensor(self, layout: Layout) -> ctypes.c_void_p:
+        """Of an array of four axes."""
+        made = self._new("Tensor")
+        self._library.call("cudnnSetTensor4dDescriptorEx", made, _FLOAT32, *layout.shape, *layout.strides)
+        return made
+
+    def channels(self, count: int) -> ctypes.c_void_p:
+        """Of one number for each channel."""
+        return self.tensor(Layout("float32", (1, count, 1, 1), (count, 1, 1, 1)))
+
+    def filters(self, layout: Layout) -> ctypes.c_void_p:
+        """Of weights, which lie as OIHW."""
+        made = self._new("Filter")
+        self._library.call("cudnnSetFilter4dDescriptor", made, _FLOAT32, _NCHW, *layout.shape)
+        return made
+
+    def convolution(self, options: tuple[Any, ...]) -> ctypes.c_void_p:
+        """Of stride, padding, dilation and groups."""
+        stride, padding, dilation, groups = options[:4]
+        made = self._new("Convolution")
+        sizes = (*padding, *stride, *dilation)
+        self._library.call("cudnnSetConvolution2dDescriptor", made, *sizes, _CROSS_CORRELATION, _FLOAT32)
+        self._library.call("cudnnSetConvolutionGroupCount", made, groups)
+        self._library.call("cudnnSetConvolutionMathType", made, _FMA)
+        return made
+
+    def relu(self) -> ctypes.c_void_p:
+        """Of relu, which keeps what is no number."""
+        made = self._new("Activation")
+        self._library.call("cudnnSetActivationDescriptor", made, _RELU, _PROPAGATE_NAN, ctypes.c_double(0))
+        return made
+
+    def __del__(self) -> None:
+        for kind, made in self._made:
+            getattr(self._library.calls, f"cudnnDestroy{kind}Descriptor")(made)

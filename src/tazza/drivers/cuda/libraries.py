@@ -1,0 +1,206 @@
+"""NVIDIA's libraries beside the driver: found by NVIDIA's own path finder, looked at before they are used, called.
+
+Handles, streams and threads are other files' business: here a library is a file and its functions.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, final
+
+from tazza.drivers.cuda.loading import is_emulated
+from tazza.errors import ArgumentError, BackendError, BackendUnavailableError, OutOfMemoryError
+
+__all__ = ["NativeLibrary", "load_library"]
+
+_MAPS = Path("/proc/self/maps")
+_FINDER = "pip install 'tazza[cuda13]' (or cuda12)"
+
+
+@final
+class NativeLibrary:
+    """A library that was found, looked at and loaded; it stays loaded.
+
+    Attributes:
+        name: as the path finder names it, for example ``"cudnn"``.
+        calls: its functions.
+        path: its file.
+        found_via: how the path finder found it.
+        version: its own, as three numbers.
+        emulated: it is one of the CUDA emulator's.
+    """
+
+    def __init__(self, kind: _Kind, calls: Any, path: str, found_via: str) -> None:
+        self.name, self.calls, self.path, self.found_via = kind.name, calls, path, found_via
+        self.emulated = hasattr(calls, "emulated_library")
+        self.version = _version(kind, calls)
+        self._kind = kind
+
+    def call(self, name: str, *args: Any) -> None:
+        """Call a function that answers with a status; pointers and sizes are given as ctypes values.
+
+        Raises:
+            BackendError, OutOfMemoryError: as the status says.
+        """
+        status = getattr(self.calls, name)(*args)
+        if status:
+            raise self._failure(name, status)
+
+    def _failure(self, call: str, status: int) -> BackendError:
+        symbol, text = self._kind.describe(self.calls, status)
+        if status in self._kind.out_of_memory:
+            return OutOfMemoryError(text, requested=0, backend=self.name, call=call, code=status, symbol=symbol)
+        return BackendError(text, backend=self.name, call=call, code=status, symbol=symbol)
+
+    def __repr__(self) -> str:
+        version = ".".join(map(str, self.version))
+        return f"<{self.name} {version} of {self.path}{', emulated' if self.emulated else ''}>"
+
+
+class _Kind(NamedTuple):
+    """What differs between the libraries."""
+
+    name: str
+    install: str
+    describe: Callable[[Any, int], tuple[str, str]]  # the symbol and the text of a status
+    out_of_memory: tuple[int, ...]
+    checks: tuple[str, ...] = ()  # functions in which a part says whether the others fit
+
+
+def _text(calls: Any, function: str, status: int) -> str:
+    ask = getattr(calls, function)
+    ask.restype = ctypes.c_char_p
+    return (ask(status) or b"").decode()
+
+
+def _describe_cublas(calls: Any, status: int) -> tuple[str, str]:
+    return _text(calls, "cublasGetStatusName", status), _text(calls, "cublasGetStatusString", status)
+
+
+def _describe_cudnn(calls: Any, status: int) -> tuple[str, str]:
+    room = ctypes.create_string_buffer(1024)
+    calls.cudnnGetLastErrorString(room, ctypes.c_size_t(len(room)))
+    return _text(calls, "cudnnGetErrorString", status), room.value.decode(errors="replace") or "no text"
+
+
+_CURAND = {
+    100: "CURAND_STATUS_VERSION_MISMATCH",
+    101: "CURAND_STATUS_NOT_INITIALIZED",
+    102: "CURAND_STATUS_ALLOCATION_FAILED",
+    103: "CURAND_STATUS_TYPE_ERROR",
+    104: "CURAND_STATUS_OUT_OF_RANGE",
+    201: "CURAND_STATUS_LAUNCH_FAILURE",
+    202: "CURAND_STATUS_PREEXISTING_FAILURE",
+    203: "CURAND_STATUS_INITIALIZATION_FAILED",
+    204: "CURAND_STATUS_ARCH_MISMATCH",
+    999: "CURAND_STATUS_INTERNAL_ERROR",
+}  # https://docs.nvidia.com/cuda/curand/group__HOST.html; the library itself has no texts
+
+
+def _describe_curand(_: Any, status: int) -> tuple[str, str]:
+    return _CURAND.get(status, f"status {status}"), "the call failed"
+
+
+_KINDS = {
+    kind.name: kind
+    for kind in (
+        _Kind("cublas", "pip install nvidia-cublas (CUDA 12: nvidia-cublas-cu12)", _describe_cublas, (3,)),
+        _Kind(
+            "cudnn",
+            "pip install nvidia-cudnn-cu13 (CUDA 12: nvidia-cudnn-cu12)",
+            _describe_cudnn,
+            (4004,),
+            tuple(f"cudnn{part}VersionCheck" for part in ("Graph", "Ops", "Cnn", "Adv")),
+        ),
+        _Kind("curand", "pip install nvidia-curand (CUDA 12: nvidia-curand-cu12)", _describe_curand, (102,)),
+    )
+}
+
+_loaded: dict[str, NativeLibrary] = {}
+_lock = threading.Lock()  # held while a file is loaded, which calls nothing of ours
+
+
+def load_library(name: str) -> NativeLibrary:
+    """Return a library, found and looked at when it is first asked for.
+
+    Args:
+        name: ``"cublas"``, ``"cudnn"`` or ``"curand"``.
+
+    Raises:
+        BackendUnavailableError: the path finder, or the library, is not there, its parts do not fit together, or it
+            cannot run on the emulated driver; says which file, and what to install.
+    """
+    if name not in _KINDS:
+        raise ArgumentError.of("name", name, f"one of {', '.join(_KINDS)}")
+    with _lock:
+        found = _loaded.get(name)
+        if found is None:
+            found = _find(_KINDS[name])
+            findings = _findings(_KINDS[name], found)
+            if findings:
+                raise BackendUnavailableError(name, "; ".join(findings), "look at `tazza doctor`")
+            _loaded[name] = found
+    return found
+
+
+def _find(kind: _Kind) -> NativeLibrary:
+    try:
+        finder: Any = importlib.import_module("cuda.pathfinder")
+    except ImportError as error:
+        raise BackendUnavailableError(kind.name, f"no module 'cuda.pathfinder': {error}", _FINDER) from error
+    try:
+        told = finder.load_nvidia_dynamic_lib(kind.name)
+        calls = ctypes.CDLL(told.abs_path)
+    except (RuntimeError, OSError) as error:  # not found, or the loader refuses it
+        reason = str(error).strip().splitlines()
+        emulator = "; on the emulator: start(libraries=True)" if is_emulated() and kind.name != "curand" else ""
+        text = reason[0] if reason else "not found"
+        raise BackendUnavailableError(kind.name, text, kind.install + emulator) from error
+    return NativeLibrary(kind, calls, told.abs_path, told.found_via or "")
+
+
+def _version(kind: _Kind, calls: Any) -> tuple[int, int, int]:
+    """What the library says, part by part; zeros where it does not say."""
+    numbers = []
+    for number in range(3):  # MAJOR_VERSION, MINOR_VERSION, PATCH_LEVEL of libraryPropertyType
+        value = ctypes.c_int()
+        status = getattr(calls, f"{kind.name}GetProperty")(number, ctypes.byref(value))
+        numbers.append(0 if status else value.value)
+    return numbers[0], numbers[1], numbers[2]
+
+
+def _findings(kind: _Kind, library: NativeLibrary) -> list[str]:
+    """What does not fit; empty where all does."""
+    findings = []
+    if is_emulated() and not library.emulated:
+        findings.append(
+            f"{library.path} is NVIDIA's, which does not run on the emulated driver; have the emulator start with its "
+            "own: cuda_emulator.start(libraries=True)"
+        )
+        return findings  # its parts need the driver to be looked at
+    for check in kind.checks:
+        ask = getattr(library.calls, check, None)  # the emulated library is in one piece
+        status = ask() if ask is not None else 0
+        if status:
+            symbol, text = kind.describe(library.calls, status)
+            findings.append(f"{check} says {symbol}: {text}")
+    folder = Path(library.path).resolve().parent
+    return findings + [
+        f"{part} is loaded, and {library.path} lies elsewhere: parts of two installations"
+        for part in _mapped(kind.name)
+        if part.resolve().parent != folder
+    ]
+
+
+def _mapped(name: str) -> list[Path]:
+    """The files of a library and its parts in this process."""
+    try:
+        lines = _MAPS.read_text().splitlines()
+    except OSError:  # this system does not tell
+        return []
+    paths = {Path(fields[5]) for line in lines if len(fields := line.split(maxsplit=5)) == 6}
+    return sorted(path for path in paths if path.name.startswith(f"lib{name}") and ".so" in path.name)

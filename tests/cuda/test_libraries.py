@@ -1,0 +1,242 @@
+"""cuBLAS, cuDNN and cuRAND on emulated devices, with the emulator's own libraries; each run in a child process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.cuda.conftest import Child
+from tests.cuda.test_faults import START
+
+WORLDS = [(3, 0, 0), (3, 300, 1), (4, 1000, 2)]
+OPTIONS = ("-q", "-n0", "-p", "no:cacheprovider", "-p", "no:randomly", "--strict-markers")
+FILES = {
+    "handles": ("tests/cuda/inside_handles.py",),
+    "states": ("tests/dnn/test_states.py", "tests/dnn/test_tree.py", "tests/dnn/test_workspace.py"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("devices", "jitter", "seed"), WORLDS, ids=["on-time", "late", "later"])
+@pytest.mark.parametrize("what", FILES)
+def test_the_tests_inside_pass(emulated: Child, what: str, devices: int, jitter: int, seed: int) -> None:
+    """The handles and plans; and the tests of library states, in their cuDNN form."""
+    settings: dict[str, Any] = {"devices": devices, "jitter_us": jitter, "seed": seed, "libraries": True}
+    out = emulated("", "-m", "pytest", *OPTIONS, *FILES[what], **settings)
+    assert " passed" in out
+
+
+def test_where_no_library_was_asked_for_the_error_says_what_to_do(emulated: Child) -> None:
+    emulated(
+        START
+        + r"""
+from tazza.dnn import CudnnWrapper
+with tz.CUDAContext() as ctx:
+    for use in (ctx.cudnn_handle, ctx.cublas_handle, lambda: CudnnWrapper(ctx)):
+        with pytest.raises(BackendUnavailableError, match=r"pip install nvidia-cu.*start\(libraries=True\)"): use()
+    with pytest.raises(BackendUnavailableError, match="pip install nvidia-curand"): ctx.curand_generator()
+    assert ctx.health and ctx.to_numpy(ctx.asarray(np.ones(3))).sum() == 3
+"""
+    )
+
+
+def test_without_the_path_finder_the_error_names_it(emulated: Child) -> None:
+    emulated(
+        START
+        + """
+import sys
+with tz.CUDAContext() as ctx:
+    ctx.allocate(8)  # the bindings of the driver need it too
+    sys.modules["cuda.pathfinder"] = None
+    with pytest.raises(BackendUnavailableError, match="cuda.pathfinder.*tazza.cuda13"): ctx.cudnn_handle()
+""",
+        libraries=True,
+    )
+
+
+FOREIGN = """
+import sys, tempfile, types
+from pathlib import Path
+from cuda_emulator.compiler import find_c_compiler
+from tazza.drivers.cuda import libraries
+folder = Path(tempfile.mkdtemp())
+def find(path):
+    told = types.SimpleNamespace(abs_path=str(path), found_via="test")
+    sys.modules["cuda.pathfinder"] = types.SimpleNamespace(load_nvidia_dynamic_lib=lambda name: told)
+def built(source):
+    path = folder / "libcudnn.so.9"
+    find_c_compiler().run(["-shared", "-fPIC", "-x", "c", "-", "-o", str(path)], source)
+    return path
+SOURCE = '''
+int cudnnGetProperty(int which, int *value) { *value = which ? 0 : 9; return 0; }
+int cudnnGraphVersionCheck(void) { return 1002; }
+const char *cudnnGetErrorString(int status) { return "CUDNN_STATUS_SUBLIBRARY_VERSION_MISMATCH"; }
+void cudnnGetLastErrorString(char *text, unsigned long size) { text[0] = 0; }
+'''
+"""
+
+
+def test_libraries_of_nvidias_are_refused_on_the_emulated_driver(emulated: Child) -> None:
+    emulated(
+        START
+        + FOREIGN
+        + """
+with tz.CUDAContext() as ctx:
+    ctx.allocate(8)
+    find(built(SOURCE))
+    with pytest.raises(BackendUnavailableError, match="does not run on the emulated driver"): ctx.cudnn_handle()
+"""
+    )
+
+
+def test_parts_that_do_not_fit_are_refused(emulated: Child) -> None:
+    emulated(
+        START
+        + FOREIGN
+        + """
+with tz.CUDAContext() as ctx:
+    ctx.allocate(8)
+    libraries.is_emulated = lambda: False
+    find(built(SOURCE))
+    for _ in range(2):
+        with pytest.raises(BackendUnavailableError, match="cudnnGraphVersionCheck says .*VERSION_MISMATCH: no text"):
+            ctx.cudnn_handle()
+"""
+    )
+
+
+def test_parts_of_two_installations_are_refused(emulated: Child) -> None:
+    emulated(
+        START
+        + FOREIGN
+        + """
+import shutil
+second = folder / "libcudnn.so.9"
+shutil.copy(cuda_emulator.libraries() / "libcudnn.so.9", second)
+with tz.CUDAContext() as ctx:
+    ctx.allocate(8)
+    find(second)
+    with pytest.raises(BackendUnavailableError, match="parts of two installations"): ctx.cudnn_handle()
+""",
+        libraries=True,
+    )
+
+
+def test_a_forked_child_has_no_handles(emulated: Child) -> None:
+    emulated(
+        START
+        + """
+from tests.process.children import in_fork
+from tazza.dnn import CudnnWrapper
+ctx = tz.CUDAContext()
+handle = ctx.cudnn_handle()
+def child():
+    for use in (ctx.cudnn_handle, ctx.cublas_handle, ctx.curand_generator, lambda: CudnnWrapper(ctx)):
+        with pytest.raises(ForkedError): use()
+in_fork(child)
+assert ctx.cudnn_handle() == handle
+ctx.close(timeout=T)
+""",
+        libraries=True,
+    )
+
+
+def test_the_process_ends_with_handles_and_work(emulated: Child) -> None:
+    out = emulated(
+        START
+        + """
+import sys
+from functools import partial
+from tazza.dnn import CudnnWrapper
+from tests.dnn.cudnn_calls import conv2d
+sys.stderr = sys.stdout
+ctx = tz.CUDAContext()
+ctx.cublas_handle(), ctx.cudnn_handle()
+x, w = (ctx.asarray(np.ones(shape, "f4")) for shape in ((4, 4, 9, 9), (4, 4, 3, 3)))
+kept = [ctx.launch(partial(conv2d, CudnnWrapper(ctx)), x, w, None) for _ in range(10)]
+""",
+        libraries=True,
+        jitter_us=2000,
+    )
+    assert not out
+
+
+def test_states_leave_nothing_behind(emulated: Child) -> None:
+    emulated(
+        START
+        + """
+import gc
+from functools import partial
+from tazza.dnn import CudnnWrapper
+from tests.dnn.cudnn_calls import conv2d
+ctx = tz.CUDAContext()
+wrapper = CudnnWrapper(ctx)
+x, w = (ctx.asarray(np.ones(shape, "f4")) for shape in ((4, 4, 9, 9), (4, 4, 3, 3)))
+for number in range(20):
+    ctx.launch(partial(conv2d, wrapper, index=number % 3), x, w, None, stream=ctx.new_stream()).result(timeout=T)
+ctx.synchronize(timeout=T)
+wrapper.close(T)
+assert wrapper.states() == ()
+del x, w
+gc.collect()
+ctx.close(timeout=T)
+assert emulator.wait_idle()
+ctx.memory.trim()
+assert emulator.live_bytes() == 0, emulator.report()["allocations"]
+assert not emulator.report()["n_hazards"]
+""",
+        libraries=True,
+        jitter_us=300,
+    )
+
+
+CURAND = """
+#include <stddef.h>
+unsigned long long seeds[8]; int made, status; void *streams[8];
+const char *emulated_library(void) { return "curand"; }
+int curandGetProperty(int which, int *value) { *value = which ? 0 : 10; return 0; }
+int curandCreateGenerator(void **generator, int kind) { *generator = (void *)(size_t)++made; return kind != 161; }
+int curandSetPseudoRandomGeneratorSeed(void *g, unsigned long long seed) { seeds[(size_t)g] = seed; return 0; }
+int curandSetGeneratorOffset(void *g, unsigned long long offset) { return offset != 0; }
+int curandSetStream(void *g, void *stream) { streams[(size_t)g] = stream; return status; }
+"""
+
+
+def test_generators_of_curand_are_made_seeded_and_bound(emulated: Child) -> None:
+    """By a library that only remembers what it was told; its numbers need a GPU."""
+    emulated(
+        START
+        + FOREIGN
+        + f"CURAND = '''{CURAND}'''"
+        + """
+import ctypes, gc, threading
+def ask(ctx):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(ctx.curand_generator()))
+    thread.start(); thread.join(T)
+    gc.collect()
+    return found[0]
+with tz.CUDAContext(seed=7) as ctx, tz.CUDAContext(seed=7) as same, tz.CUDAContext(seed=8) as other:
+    ctx.allocate(8)
+    path = built(CURAND)
+    find(path)
+    first = ctx.curand_generator()
+    told = ctypes.CDLL(str(path))
+    seeds = (ctypes.c_ulonglong * 8).in_dll(told, "seeds")
+    streams = (ctypes.c_void_p * 8).in_dll(told, "streams")
+    assert streams[first] == int(ctx.stream.native)
+    with ctx.on(ctx.new_stream()) as stream:
+        assert ctx.curand_generator() == first and streams[first] == int(ctx.stream.native)
+    seed = seeds[first]
+    assert seed == int(np.random.SeedSequence(7, spawn_key=(0,)).generate_state(1, np.uint64)[0])
+    second = ask(ctx)
+    assert second != first and seeds[second] != seed, "threads draw other numbers"
+    assert seeds[same.curand_generator()] == seed, "the same seed gives the same numbers"
+    assert same.curand_generator() == second, "a thread that ended has left its generator"
+    assert seeds[other.curand_generator()] != seed
+    ctypes.c_int.in_dll(told, "status").value = 201
+    with pytest.raises(BackendError, match="curandSetStream.*LAUNCH_FAILURE"): ctx.curand_generator()
+    assert ctx.health
+"""
+    )

@@ -1,0 +1,62 @@
+"""What needs NVIDIA's own libraries, and so a real device: skipped everywhere else, with the reason."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from ctypes import c_void_p
+
+import numpy as np
+import pytest
+
+import tazza as tz
+from tazza.drivers.cuda.libraries import load_library
+from tazza.errors import BackendUnavailableError
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture
+def ctx() -> Iterator[tz.CUDAContext]:
+    """A context on a real device."""
+    try:
+        found = [device for device in tz.devices("cuda") if not device.info.emulated]
+    except BackendUnavailableError as error:
+        pytest.skip(f"needs a CUDA device: {error.reason}")
+    if not found:
+        pytest.skip("needs a CUDA device that is not emulated: cuRAND has no emulated library")
+    with tz.CUDAContext(device=found[0].name, seed=7) as opened:
+        yield opened
+
+
+def drawn(ctx: tz.CUDAContext, count: int = 4096) -> np.ndarray:
+    """Uniform numbers of cuRAND's."""
+    made = ctx.empty((count,), "float32")
+
+    def draw(x: tz.Buffer) -> tz.Buffer:
+        generator = c_void_p(ctx.curand_generator())
+        with ctx.cuda_current():
+            load_library("curand").call("curandGenerateUniform", generator, c_void_p(x.address), ctypes.c_size_t(count))
+        return x
+
+    return np.asarray(ctx.to_numpy(ctx.launch(draw, made)))
+
+
+def test_curands_generator_is_seeded_by_the_context(ctx: tz.CUDAContext) -> None:
+    first, second = drawn(ctx), drawn(ctx)
+    assert ((first > 0) & (first <= 1)).all()
+    assert abs(float(first.mean()) - 0.5) < 0.05
+    assert (first != second).any()
+    with tz.CUDAContext(device=ctx.device.name, seed=7) as again:
+        assert (drawn(again) == first).all()
+    with tz.CUDAContext(device=ctx.device.name, seed=8) as other:
+        assert (drawn(other) != first).any()
+
+
+def test_nvidias_libraries_are_found_and_fit(ctx: tz.CUDAContext) -> None:
+    for name in ("cublas", "cudnn", "curand"):
+        library = load_library(name)
+        assert not library.emulated
+        assert library.version[0] >= 9
+    assert ctx.cublas_handle()
+    assert ctx.cudnn_handle()
