@@ -16,8 +16,8 @@ _HEAD = """# Litmus programs
 
 The [execution model](design/0001-execution-model.md) in executable form. Each program is a few lines with the only
 outcomes that its rule allows; `tests/litmus/` runs each on the CPU, on two halves of the CPU, and on one, two and eight
-simulated devices under 20 seeds, with thread jitter; `tests/cuda/` runs those that are not of the CPU's inline stream on
-emulated CUDA devices. "Held back" means behind a wait for a host event that has not happened yet.
+simulated devices under 20 seeds, with thread jitter; `tests/cuda/` runs those that are not of the CPU's inline stream
+on emulated CUDA devices. "Held back" means behind a wait for a host event that has not happened yet.
 
 Written by `python -m tests.litmus.table`; a test compares it with the programs.
 
