@@ -28,7 +28,14 @@ from cuda.bindings import driver as api
 import tazza as tz
 from tazza.core import dlpack
 from tazza.core.runtime import live_runtimes
-from tazza.errors import BackendError, DeviceLostError, TazzaError
+from tazza.errors import ArgumentError, BackendError, DeviceLostError, TazzaError
+
+SOURCE = """
+extern "C" __global__ void scale(int count, float by, float *x) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < count) x[i] *= by;
+}
+"""
 
 T = 10.0
 """Seconds after which a wait of the program gives up."""
@@ -52,6 +59,7 @@ WITHOUT = {"cuGetProcAddress:*": "the bindings keep for good that there is no dr
 """Cases that are left out, and why."""
 
 emulator = cuda_emulator.start()
+image = cuda_emulator.compile_kernels(SOURCE)  # once: the host's compiler takes longer than all else in a case
 
 # The program ---------------------------------------------------------------------------------------------------------
 
@@ -78,6 +86,7 @@ def program(opened: list[tz.Context]) -> None:
     use_two_devices(one, two)
     use_tasks(one, two)
     use_other_libraries(one)
+    use_kernels(one)
     for ctx in opened:
         ctx.close(timeout=T)
 
@@ -171,6 +180,22 @@ def use_other_libraries(ctx: tz.Context) -> None:
     with tz.borrow(foreign, stream=ctx.stream) as lent:
         ctx.fill(lent[:50], 7)
     expect(ctx.to_numpy(x), np.concatenate([np.full(50, 7), np.arange(50, 100)]))
+
+
+def use_kernels(ctx: tz.Context) -> None:
+    """Compile, launch, ask for a kernel that is not there, and drop the program."""
+    scale = ctx.compile(image, "scale")
+    x = ctx.asarray(np.arange(100, dtype="float32"))
+    ctx.launch(scale[4, 32], 100, 3.0, x)
+    expect(ctx.to_numpy(x), 3.0 * np.arange(100))
+    said = ""
+    try:
+        ctx.compile(image, "nobody")
+    except ArgumentError as error:
+        said = str(error)
+    assert "scale" in said, f"the kernels that there are should be named: {said!r}"
+    del scale
+    ctx.memory.trim()
 
 
 # A case --------------------------------------------------------------------------------------------------------------

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
-from tazza.contexts.cuda_handles import handles_of
 from tazza.core.context import Context
 from tazza.core.device import Device, device
 from tazza.core.spec import Spec
 from tazza.errors import WrongDeviceError
 from tazza.hot import Account
+
+if TYPE_CHECKING:
+    from tazza.contexts.cuda_handles import DeviceHandles
 
 __all__ = ["CUDAContext"]
 
@@ -77,16 +79,14 @@ class CUDAContext(Context):
             DeviceLostError, ForkedError: the device, or the process, is another.
             WaitTimeoutError: the stream stays held up for ``TAZZA_WAIT_TIMEOUT``.
         """
-        self._check_open()
-        return handles_of(self._runtime).cublas(self.stream)
+        return self._handles().cublas(self.stream)
 
     def cudnn_handle(self) -> int:
         """The calling thread's cudnnHandle_t, bound to the current stream; all else as `cublas_handle`.
 
         Scratch memory is an argument of cuDNN's calls: `tazza.dnn.CudnnWrapper` has states with handle and memory.
         """
-        self._check_open()
-        return handles_of(self._runtime).cudnn(self.stream)
+        return self._handles().cudnn(self.stream)
 
     def curand_generator(self) -> int:
         """The calling thread's curandGenerator_t of this context (Philox), bound to the current stream.
@@ -94,5 +94,10 @@ class CUDAContext(Context):
         Seeded from the context's seed and the number of the thread among those that asked. ``ctx.random`` has the same
         numbers on every device; this has cuRAND's. All else as `cublas_handle`.
         """
+        return self._handles().curand(self, self.stream)
+
+    def _handles(self) -> DeviceHandles:
+        from tazza.contexts.cuda_handles import handles_of  # late: most programs ask for none, and all import this
+
         self._check_open()
-        return handles_of(self._runtime).curand(self, self.stream)
+        return handles_of(self._runtime)
