@@ -11,6 +11,7 @@ checks arguments and owns what it makes; the bindings do nothing but call.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,6 +23,7 @@ from tazza.errors import BackendUnavailableError
 BATCH = 50
 NBYTES = 1 << 16
 TIMEOUT = 60.0
+SOURCE = 'extern "C" __global__ void touch(char *x) { *x = 1; }'
 KINDS = ("context", "allocate", "copy", "fill", "record", "wait", "launch")
 PEERS = ("core", "bindings")
 
@@ -39,15 +41,18 @@ def repeated(work: Callable[[], object], wait: Callable[[], object]) -> Callable
     return run
 
 
-def fill(x: tz.Buffer) -> None:
-    """What is launched: a function that enqueues one fill."""
-    tz.current().fill(x, 1)
+def compiled(emulated: bool) -> Any:
+    """What is launched, a kernel of one thread, as the `ObjectCode` that all three take."""
+    core: Any = importlib.import_module("cuda.core")
+    if emulated:
+        return core.ObjectCode.from_cubin(importlib.import_module("cuda_emulator").compile_kernels(SOURCE))
+    return core.Program(SOURCE, "c++", core.ProgramOptions(arch=f"sm_{core.Device(0).arch}")).compile("cubin")
 
 
-def through_tazza() -> Runs:
+def through_tazza(code: Any) -> Runs:
     """On a context of its own and two of its streams."""
     ctx = tz.context("cuda:0")
-    stream, other = ctx.stream, ctx.new_stream()
+    stream, other, kernel = ctx.stream, ctx.new_stream(), ctx.compile(code, "touch")[1, 1]
     x, y, event = ctx.allocate(NBYTES), ctx.allocate(NBYTES), stream.record()
 
     def enter() -> None:
@@ -56,19 +61,19 @@ def through_tazza() -> Runs:
 
     works: tuple[Callable[[], object], ...] = (
         *(enter, lambda: ctx.allocate(NBYTES), lambda: ctx.copy(x, y), lambda: ctx.fill(x, 1)),
-        *(stream.record, lambda: other.wait(event), lambda: ctx.launch(fill, x)),
+        *(stream.record, lambda: other.wait(event), lambda: ctx.launch(kernel, x)),
     )
     return {kind: repeated(work, lambda: ctx.synchronize(TIMEOUT)) for kind, work in zip(KINDS, works, strict=True)}
 
 
-def through_core() -> Runs:
+def through_core(code: Any) -> Runs:
     """On cuda.core's objects, which act on the thread's current device."""
     core: Any = importlib.import_module("cuda.core")
     card = core.Device(0)
     card.set_current()
     stream, other = card.create_stream(), card.create_stream()
     x, y = (card.allocate(NBYTES, stream=stream) for _ in range(2))
-    event = stream.record()
+    event, kernel, once = stream.record(), code.get_kernel("touch"), core.LaunchConfig(grid=1, block=1)
 
     def wait() -> None:
         stream.sync()
@@ -77,12 +82,12 @@ def through_core() -> Runs:
     works = (
         *(card.set_current, lambda: card.allocate(NBYTES, stream=stream).close(stream)),
         *(lambda: y.copy_to(x, stream=stream), lambda: x.fill(1, stream=stream)),
-        *(stream.record, lambda: other.wait(event), lambda: x.fill(1, stream=stream)),
+        *(stream.record, lambda: other.wait(event), lambda: core.launch(stream, once, kernel, x)),
     )
     return {kind: repeated(work, wait) for kind, work in zip(KINDS, works, strict=True)}
 
 
-def through_bindings() -> Runs:
+def through_bindings(code: Any) -> Runs:
     """On the driver's own functions, with the primary context current as they need it."""
     driver: Any = importlib.import_module("cuda.bindings.driver")
 
@@ -97,6 +102,9 @@ def through_bindings() -> Runs:
     stream, other = call("cuStreamCreate", 1), call("cuStreamCreate", 1)
     x, y, kept = call("cuMemAlloc", NBYTES), call("cuMemAlloc", NBYTES), call("cuEventCreate", 2)
     call("cuEventRecord", kept, stream)
+    program = call("cuLibraryLoadData", code.code, [], [], 0, [], [], 0)
+    kernel = driver.CUfunction(int(call("cuLibraryGetKernel", program, b"touch")))
+    shape = 1, 1, 1, 1, 1, 1, 0
 
     def switch() -> None:
         call("cuCtxPushCurrent", context)
@@ -114,22 +122,24 @@ def through_bindings() -> Runs:
         call("cuStreamSynchronize", stream)
         call("cuStreamSynchronize", other)
 
-    def set_memory() -> None:
-        call("cuMemsetD8Async", x, 1, NBYTES, stream)
+    def launch() -> None:
+        call("cuLaunchKernel", kernel, *shape, stream, ((int(x),), (ctypes.c_void_p,)), 0)
 
     works = (
-        *(switch, allocate, lambda: call("cuMemcpyDtoDAsync", x, y, NBYTES, stream), set_memory),
-        *(record, lambda: call("cuStreamWaitEvent", other, kept, 0), set_memory),
+        *(switch, allocate, lambda: call("cuMemcpyDtoDAsync", x, y, NBYTES, stream)),
+        lambda: call("cuMemsetD8Async", x, 1, NBYTES, stream),
+        *(record, lambda: call("cuStreamWaitEvent", other, kept, 0), launch),
     )
     return {kind: repeated(work, wait) for kind, work in zip(KINDS, works, strict=True)}
 
 
 def area() -> Area:
-    """The same ids for all three; `launch` is a fill, in tazza one that a launched function enqueues."""
+    """The same ids for all three."""
     try:
-        where = "emulator" if tz.device("cuda:0").info.emulated else "device"
+        emulated = tz.device("cuda:0").info.emulated
+        where, code = "emulator" if emulated else "device", compiled(emulated)
         makers = {"tazza": through_tazza, "core": through_core, "bindings": through_bindings}
-        runs = {who: make() for who, make in makers.items()}
+        runs = {who: make(code) for who, make in makers.items()}
     except (BackendUnavailableError, ImportError) as error:
         reason = f"{error}; on the emulator: python -m cuda_emulator -- python -m benchmarks cuda"
         return Area([Missing(f"cuda.{kind}.{who}", reason) for kind in KINDS for who in ("tazza", *PEERS)])
