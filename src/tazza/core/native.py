@@ -193,16 +193,16 @@ class NativeRunner(Runner):
             if told:
                 self._call(partial(submission.tell, "end"))
             if submission.runs_at_submission:
-                self._mark_turn(submission.number if number is None else number, submission.holds)
+                self._mark_turn(submission, number)
         if not submission.runs_at_submission and (submission.holds or submission.number % self._stride == 0):
-            self._mark(submission.number if number is None else number, submission.holds)
+            self._mark(submission, number)
 
-    def _mark_turn(self, number: int, holds: tuple[object, ...]) -> None:
+    def _mark_turn(self, submission: Submission, number: int | None) -> None:
         with self._lock:
             if not self.closed:
                 self._end = None  # recorded in the middle of the function, it may not stand for its end
             try:
-                self._mark(number, holds)
+                self._mark(submission, number)
             except BackendError:  # the task has failed with it, or the device is lost, which everybody is told
                 return
 
@@ -222,11 +222,14 @@ class NativeRunner(Runner):
                 if told:
                     self._call(partial(need.tell, "end", self))
 
-    def _mark(self, number: int, holds: tuple[object, ...]) -> None:
+    def _mark(self, submission: Submission, number: int | None) -> None:
+        """Keep an event that tells when the queue is so far: the submission's own, where it has one."""
         with self._lock:
             self._advance()
-            handle = self.driver.event_record(self.device, self.handle, False)
-            self._markers.append((number, Placement(self.driver, self.device, handle), holds))
+            end = submission.end
+            if end is None:
+                end = Placement(self.driver, self.device, self.driver.event_record(self.device, self.handle, False))
+            self._markers.append((submission.number if number is None else number, end, submission.holds))
 
     def _call(self, function: Callable[[], None]) -> None:
         self.driver.enqueue(self.device, self.handle, function)

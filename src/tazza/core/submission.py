@@ -43,6 +43,11 @@ class Submission(abc.ABC):
         self.holds: tuple[object, ...] = ()
         self.number = 0
 
+    @property
+    def end(self) -> Placement | None:
+        """The event at its end, where `hand_over` has recorded one itself."""
+        return None
+
     def enter(self, number: int) -> None:
         """Take the place in the stream; called under the stream's lock."""
         self.number = number

@@ -264,6 +264,10 @@ class TaskSubmission(Submission):
             if isinstance(need, Task) and need.error is None and id(need) not in self._moved:
                 self._moved[id(need)] = self._move(need)
 
+    @property
+    def end(self) -> Placement | None:
+        return self.task.placement
+
     def hand_over(self, queue: Handle) -> None:
         runtime = self.stream.runtime
         if self.runs_at_submission:
