@@ -1,5 +1,7 @@
 """A program on tazza, to be tested without a GPU: batches go to a device, are worked on there, and come back."""
 
+from contextlib import ExitStack
+
 import numpy as np
 import tazza as tz
 
@@ -15,8 +17,8 @@ def mirrored(x: tz.Buffer) -> tz.Buffer:
 
 def process(batches: list[np.ndarray], devices: list[str], memory_limit: str = "1MiB") -> list[np.ndarray]:
     """Spread batches over devices, each with two streams, so that copies of one overlap with work on another."""
-    contexts = [tz.context(name, memory_limit=memory_limit) for name in devices]
-    try:
+    with ExitStack() as opened:
+        contexts = [opened.enter_context(tz.open(name, memory_limit=memory_limit)) for name in devices]
         streams = [(ctx, ctx.new_stream()) for ctx in contexts for _ in range(2)]
         tasks = []
         for number, batch in enumerate(batches):
@@ -24,6 +26,3 @@ def process(batches: list[np.ndarray], devices: list[str], memory_limit: str = "
             with ctx.on(stream):
                 tasks.append((ctx, ctx.launch(mirrored, ctx.asarray(batch))))
         return [ctx.to_numpy(task.result(timeout=10)) for ctx, task in tasks]
-    finally:
-        for ctx in contexts:
-            ctx.close(timeout=10)

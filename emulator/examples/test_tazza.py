@@ -18,8 +18,12 @@ DEVICES = ["cuda:0", "cuda:1"]
 
 @pytest.fixture(autouse=True)
 def caches_go_back(cuda_emulator: Emulator) -> Iterator[None]:
-    """tazza keeps freed memory for reuse; given back, the strict check of pytest.ini sees what is really left."""
+    """tazza keeps freed memory for reuse; given back, the strict check of pytest.ini sees what is really left.
+
+    After a failure contexts do not wait for their work, and memory that a queue still uses is not given back.
+    """
     yield
+    assert cuda_emulator.wait_idle()
     for name in DEVICES:
         with tz.open(name) as ctx:
             assert ctx.memory.stats().live == 0

@@ -8,9 +8,11 @@ from tests.cuda.conftest import Child
 
 USED = {"cuMemAlloc", "cuMemFree", "cuEventRecord", "cuStreamWaitEvent", "cuMemcpyPeerAsync", "cuCtxPopCurrent"}
 
+PARTS = [*(("plain", f"{number}/5") for number in range(1, 6)), *(("sticky", f"{number}/2") for number in (1, 2))]
+
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "part"), [("plain", "1/2"), ("plain", "2/2"), ("sticky", "1/1")])
+@pytest.mark.parametrize(("kind", "part"), PARTS)
 def test_whatever_call_fails_the_context_works_on_or_says_that_it_is_lost(
     emulated: Child, kind: str, part: str
 ) -> None:
