@@ -6,7 +6,6 @@ import builtins
 import math
 import threading
 from collections.abc import Callable, Mapping, MutableSequence
-from dataclasses import replace as altered
 from functools import partial
 from typing import Any, Protocol, final
 
@@ -430,7 +429,7 @@ class Generator:
             indices = self._fill(partial(kernel, start=mine.start), whole, mine.start, Unit.WHOLE, words)
         if isinstance(source.array, np.ndarray):
             # A sink may fill later, when the caller may have changed the array.
-            kept = source if self._sink is None else altered(source, array=source.array.copy())
+            kept = source if self._sink is None else source._replace(array=source.array.copy())
             return self._placed(kept.selected(mine.shape), kept.array.dtype, Gather(kept, mine.shape, indices))
         placed = self._placed(mine.shape, np.dtype(np.int64), indices)
         return placed if source.array is None else source.take(placed, mine.shape)

@@ -7,7 +7,6 @@ backend that fails keeps its reason; the next explicit request tries again.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import sys
 import threading
@@ -220,13 +219,15 @@ def backends() -> tuple[BackendStatus, ...]:
 
 
 def _status(name: str, record: _Record) -> BackendStatus:
+    from importlib.util import find_spec  # late: an import of tazza alone asks for no backend
+
     failure = _table.failures.get(name)
     if failure is not None:
         return BackendStatus(name, False, failure.reason, failure.hint or record.hint)
     modules = (record.factory.partition(":")[0],) if isinstance(record.factory, str) else ()
     for module in (*record.needs, *modules):
         try:
-            found = importlib.util.find_spec(module) is not None
+            found = find_spec(module) is not None
         except ImportError:  # a parent package is missing, which is the answer
             found = False
         if not found:

@@ -8,8 +8,7 @@ element's position and the attempt. So every element depends on its own position
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +21,7 @@ from tazza.rng.philox import WORD_MASK, high_product, philox
 __all__ = ["Redraw", "bounded", "fill_integers"]
 
 
-@dataclass(frozen=True, slots=True)
-class Redraw:
+class Redraw(NamedTuple):
     """The source of replacement words for a draw.
 
     Attributes:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,8 +38,7 @@ class Unit(Enum):
         return cursor.after_halves(count) if self is Unit.HALF else cursor.after_words(count)
 
 
-@dataclass(frozen=True, slots=True)
-class Affine:
+class Affine(NamedTuple):
     """``scale * value + shift``, as two separately rounded operations in place (never one fused operation)."""
 
     scale: float
@@ -51,7 +49,7 @@ class Affine:
         np.add(values, values.dtype.type(self.shift), out=values)
 
 
-@dataclass(frozen=True, slots=True)
+@final
 class Fill:
     """Writes the values of one draw into an array, at any time and in any thread: it holds all it needs by value.
 
@@ -62,10 +60,10 @@ class Fill:
         threads: largest number of threads, the calling one included; without effect on the values.
     """
 
-    kernel: Kernel
-    cursor: Cursor
-    unit: Unit
-    threads: int = 1
+    __slots__ = ("cursor", "kernel", "threads", "unit")
+
+    def __init__(self, kernel: Kernel, cursor: Cursor, unit: Unit, threads: int = 1) -> None:
+        self.kernel, self.cursor, self.unit, self.threads = kernel, cursor, unit, threads
 
     def __call__(self, out: NDArray[Any]) -> None:
         """Fill ``out`` in C order; of the shape and dtype of the draw, with any strides."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +16,7 @@ from tazza.rng.cursor import Cursor
 __all__ = ["Gather", "Source", "fill_order", "fill_sample", "sample_words"]
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(NamedTuple):
     """What a permutation or a choice selects from.
 
     Attributes:
@@ -63,13 +61,14 @@ class Source:
         return library.reshape(flat, self.selected(shape))
 
 
-@dataclass(frozen=True, slots=True)
+@final
 class Gather:
     """Writes the elements of a NumPy array that drawn indices select; like `Fill`, at any time and in any thread."""
 
-    source: Source
-    shape: tuple[int, ...]
-    fill: Callable[[NDArray[Any]], None]
+    __slots__ = ("fill", "shape", "source")
+
+    def __init__(self, source: Source, shape: tuple[int, ...], fill: Callable[[NDArray[Any]], None]) -> None:
+        self.source, self.shape, self.fill = source, shape, fill
 
     def __call__(self, out: NDArray[Any]) -> None:
         """Fill ``out``, of the source's dtype and the shape ``source.selected(shape)``."""
