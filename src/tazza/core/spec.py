@@ -15,7 +15,7 @@ __all__ = ["Spec"]
 _TRANSFERS = ("allow", "log", "disallow")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Spec:
     """Everything that a context is made from; ``tz.context(spec)`` makes an equal one, in any process.
 

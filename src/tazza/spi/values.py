@@ -45,7 +45,8 @@ class Level(enum.Enum):
     DNN = "dnn"
 
 
-@dataclass(frozen=True, slots=True)
+# Neither of the two has slots: making a second class for them is a hundredth of the package's import.
+@dataclass(frozen=True)
 class DeviceInfo:
     """Identity and properties of one device.
 
@@ -79,7 +80,7 @@ class DeviceInfo:
         return f"{self.backend}:{self.ordinal}" + (f"[{self.part}]" if self.part else "")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Capabilities:
     """What a device can do; the core and the contract battery read this and never probe.
 
