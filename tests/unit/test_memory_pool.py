@@ -54,7 +54,7 @@ def make(
         reclaim=lambda: 0,
         runners=list,
         lost=lambda: None,
-        device=SimpleNamespace(name="fake:0", memory_domain="fake:0"),
+        device=SimpleNamespace(name="fake:0", kind="fake", memory_domain="fake:0"),
         host_addressable=False,
         account=Account("fake:0"),
         pressure=Pressure(),
