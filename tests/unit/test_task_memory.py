@@ -1,11 +1,14 @@
-"""Memory that a running task takes is free of what is queued behind the task."""
+"""When work lets go of its memory, and what the memory that a running task takes is free of."""
 
 from __future__ import annotations
+
+import weakref
 
 import numpy as np
 
 import tazza as tz
 from tazza.testing import simulate
+from tests.bad_input.health import Hold
 
 
 def test_a_task_does_not_get_memory_that_is_used_behind_it() -> None:
@@ -46,3 +49,21 @@ def test_relief_lets_go_of_what_finished_work_held() -> None:
         for runner in sim.own_stream.runtime.runners():
             runner.reached(0)
         assert cpu.memory.stats().live == 0
+
+
+def test_a_stream_is_done_when_it_holds_nothing_any_more() -> None:
+    """Who finds the stream idle may count on its buffers being free: the thread lets go of them before."""
+    hold, idle = Hold(), list[bool]()
+    with tz.open("cpu") as ctx:
+        stream = ctx.new_stream()
+        runner = stream.runner
+        ctx.launch(hold.block, stream=stream)
+        x = ctx.allocate(64)
+        ctx.fill(x, 1, stream=stream)
+        last = runner.submitted
+        ref = weakref.ref(x, lambda _: idle.append(runner.reached(last)))
+        del x
+        hold.release()
+        stream.synchronize(timeout=10)
+        assert ref() is None
+        assert idle == [False]

@@ -45,7 +45,8 @@ class NativeRunner(Runner):
         super().__init__(runtime, lane, label, failures)
         self.driver, self.device, self.handle = runtime.driver, runtime.info, handle
         self._owned, self._limit, self._stride = owned, limit, max(1, limit // 8)
-        self._fifo = Fifo(f"{label} submitter", limit, lambda: self.driver.thread_attach(self.device), self._step)
+        attach = partial(self.driver.thread_attach, self.device)
+        self._fifo = Fifo(f"{label} submitter", limit, attach, self._step, self._undefer_one)
         # Reentrant: a finaliser of what a marker held may submit.
         self._lock = threading.RLock()
         self._idle = threading.Condition(self._lock)
@@ -100,7 +101,7 @@ class NativeRunner(Runner):
         finally:
             with self._lock:
                 self._turn = 0
-                self._undefer_one()
+                self._undefer_one(submission.number)
 
     def _submit_inside(self, submission: Submission) -> None:
         """What the running function submits: to the queue at once, after a wait for what only the host can resolve."""
@@ -241,14 +242,13 @@ class NativeRunner(Runner):
             while self._turn and not self._hopeless():
                 self._idle.wait(SLICE)
         self._run(submission, submission.host_needs, self._prepare_and_hand_over)
-        with self._lock:
-            self._undefer_one()
 
-    def _undefer_one(self) -> None:
-        self._deferred -= 1
-        self._idle.notify_all()
-        if self.closed and not self._deferred:
-            self._destroy()
+    def _undefer_one(self, number: int) -> None:
+        with self._lock:
+            self._deferred -= 1
+            self._idle.notify_all()
+            if self.closed and not self._deferred:
+                self._destroy()
 
     def _prepare_and_hand_over(self, submission: Submission) -> None:
         if self._prepare(submission, submission.number):

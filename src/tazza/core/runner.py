@@ -284,14 +284,29 @@ class StreamThread(threading.Thread):
 
 
 class Fifo:
-    """A bounded FIFO emptied by one daemon thread, which starts with the first item and ends with None."""
+    """A bounded FIFO emptied by one daemon thread, which starts with the first item and ends with None.
 
-    def __init__(self, name: str, limit: int, attach: Callable[[], None], run: Callable[[Submission], None]) -> None:
-        self._name, self._limit, self._attach, self._run = name, limit, attach, run
+    Args:
+        name: of the thread.
+        limit: so many bounded submissions are in it at most.
+        attach: prepares the thread for its device.
+        run: runs a submission.
+        over: is told the number of one that has run, when the thread holds nothing of it any more: whoever waits for
+            the stream may then count on what the submission held being free.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        limit: int,
+        attach: Callable[[], None],
+        run: Callable[[Submission], None],
+        over: Callable[[int], None],
+    ) -> None:
+        self._name, self._limit, self._attach, self._run, self._over = name, limit, attach, run, over
         self._items: queue.SimpleQueue[tuple[Submission, bool] | None] = queue.SimpleQueue()
         self._room = threading.Semaphore(limit)
         self._started = False
-        self.active = False
         self.thread = 0
 
     def take_room(self, runner: Runner, timeout: float | None) -> None:
@@ -322,11 +337,11 @@ class Fifo:
         except (BackendError, OSError) as error:  # slower or elsewhere, but right: the work is done all the same
             report(f"thread {self._name!r} could not be prepared for its device", CleanupWarning, error=error)
         while (item := self._items.get()) is not None:
-            self.active = True
             submission, bounded = item
+            number = submission.number
             self._run(submission)
-            del item, submission  # what they hold must die now, not when the next one comes
-            self.active = False
+            del item, submission
+            self._over(number)
             if bounded:
                 self._room.release()
 
@@ -338,7 +353,7 @@ class WorkerRunner(Runner):
     def __init__(self, runtime: DeviceRuntime, lane: Lane, label: str, failures: Failures, limit: int) -> None:
         super().__init__(runtime, lane, label, failures)
         driver, info = runtime.driver, runtime.info
-        self._fifo = Fifo(label, limit, lambda: driver.thread_attach(info), self._step)
+        self._fifo = Fifo(label, limit, lambda: driver.thread_attach(info), self._step, self._finish)
         self._lock = threading.Lock()
         self._finished = 0
 
@@ -360,14 +375,16 @@ class WorkerRunner(Runner):
 
     def _step(self, submission: Submission) -> None:
         self._run(submission, (*submission.host_needs, *submission.needs), lambda entry: entry.perform())
-        self._finished = submission.number
+
+    def _finish(self, number: int) -> None:
+        self._finished = number
 
     def reached(self, number: int) -> bool:
         return self._finished >= number
 
     @property
     def is_working(self) -> bool:
-        return self._fifo.active or self._finished < self.submitted
+        return self._finished < self.submitted
 
     @property
     def thread(self) -> int:
