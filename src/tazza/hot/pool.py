@@ -176,9 +176,8 @@ class Pool:
         """Pending, live, peak, requested, allocations, blocks of `account`; live, reserved and peak of all: at once."""
         with process.lock:
             self._settle()
-            pending = self._pending(account)
             mine = account.live, account.peak, account.requested, account.allocations, account.blocks
-            return (pending, *mine, self.live, self.reserved, self.reserved_peak)
+            return (self._pending(account), *mine, self.live, self.reserved, self.reserved_peak)
 
     def _pending(self, account: Account) -> int:
         nbytes = 0  # added up without making an object, so that nothing interrupts compiled code
@@ -418,8 +417,11 @@ class Pool:
         self._pollers.add(me)
         try:
             for _ in range(len(self.slow)):
-                if self.slow:
-                    self._retire(self.slow.pop())
+                try:
+                    block = self.slow.pop()
+                except IndexError:  # another thread took it
+                    break
+                self._retire(block)
             self._poll_limbo(everything)
             if self.closing:
                 self._poll_closing()
@@ -427,13 +429,11 @@ class Pool:
             self._pollers.discard(me)
 
     def _retire(self, block: Block) -> None:
-        kept = True
         try:
             ticket = self.source.retire(block) if block.users is not None or block.island else None
-            kept = False
-        finally:
-            if kept:
-                self.slow.append(block)
+        except BaseException:
+            self.slow.append(block)
+            raise
         if ticket is None:
             self._finish(block)
         else:
