@@ -220,6 +220,22 @@ assert tried > 20
     assert out
 
 
+def test_on_hardware_a_lost_device_wants_a_new_process(emulated: Child) -> None:
+    emulated(
+        START
+        + """
+from tazza.drivers.cuda import driver
+driver.is_emulated = lambda: False  # the driver is taken for a real one
+ctx = tz.context("cuda:0")
+assert not ctx.device.info.emulated and not ctx.device.capabilities.rebuild
+emulator.lose_device(0)
+with pytest.raises(DeviceLostError): ctx.synchronize(T), ctx.allocate(1 << 20)
+with pytest.raises(DeviceLostError, match="new process"): ctx.launch(len, ())
+with pytest.raises(UnsupportedError, match="new process"): ctx.rebuild()
+"""
+    )
+
+
 def test_what_the_driver_refuses_to_take_back_is_tried_again(emulated: Child) -> None:
     emulated(
         START

@@ -102,7 +102,7 @@ class PinnedMemory(_HostMemory):
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SharedSpec:
     """Where another process finds shared memory: a picklable value that owns nothing.
 

@@ -36,6 +36,9 @@ class Inbox:
             return
 
     def take(self, timeout: float) -> list[Any]:
-        """Wait for something for at most `timeout` seconds; returns all that is there, the oldest first."""
+        """Wait for something for at most `timeout` seconds; returns all that is there, the oldest first.
+
+        May return nothing before that: what woke it had been taken by the call before.
+        """
         self._filled.acquire(timeout=timeout)
         return [self._items.popleft() for _ in range(len(self._items))]
