@@ -298,7 +298,8 @@ def test_an_interface_that_cannot_say_when_memory_is_free() -> None:
     class Interface:
         __cuda_array_interface__: ClassVar[dict[str, object]] = {"shape": (1,)}
 
-    with pretend("cuda", 7000), pytest.raises(UnsupportedError, match="offers only __cuda_array_interface__, which .* does not read"):
+    refusal = "offers only __cuda_array_interface__, which .* does not read"
+    with pretend("cuda", 7000), pytest.raises(UnsupportedError, match=refusal):
         tz.borrow(Interface()).__enter__()
 
 
