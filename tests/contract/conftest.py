@@ -42,7 +42,7 @@ SETTINGS = [
     Setting("sim:5", devices=8),
     *(
         Setting("sim:0", without=ability)
-        for ability in ("cross_device_wait", "peer_copy", "timing", "float64", "pinned")
+        for ability in ("cross_device_wait", "peer_copy", "timing", "float64", "pinned", "ordered_memory")
     ),
 ]
 

@@ -84,6 +84,7 @@ def program(opened: list[tz.Context]) -> None:
     one, two = (tz.context(device.name, seed=3) for device in devices[:2])
     opened += [one, two]
     use_memory(one)
+    use_the_drivers_pool(devices[0], opened)
     use_fills(one)
     use_streams(one)
     use_two_devices(one, two)
@@ -119,6 +120,27 @@ def use_memory(ctx: tz.Context) -> None:
         raise AssertionError("a terabyte on an emulated device")
     del x, y, pinned
     ctx.memory.trim()
+
+
+def use_the_drivers_pool(device: tz.Device, opened: list[tz.Context]) -> None:
+    """Memory that one stream takes and another uses, and that comes back in order, after its stream, and trimmed."""
+    ctx = tz.context(device, pool="driver", seed=3)
+    opened.append(ctx)
+    stream = ctx.new_stream()
+    with ctx.on(stream):
+        x, y = (ctx.empty((1000,), "int32") for _ in range(2))
+    ctx.fill(x, 5)
+    stream.wait(ctx.stream.record())
+    ctx.copy(y, x, stream=stream)
+    ctx.stream.wait(stream.record())
+    expect(ctx.to_numpy(y), np.full(1000, 5))
+    del x
+    ctx.memory.stats()
+    stream.close()
+    del y, stream
+    ctx.synchronize(T)
+    ctx.memory.trim()
+    assert ctx.memory.stats().live == 0
 
 
 def use_fills(ctx: tz.Context) -> None:

@@ -342,3 +342,20 @@ leaked = tz.context("cuda:1").allocate(64)
         jitter_us=2000,
     )
     assert not out
+
+
+def test_memory_runs_out_while_a_dropped_kernel_still_runs(emulated: Child) -> None:
+    """Relief takes the program for one of the things that are not back yet."""
+    emulated(
+        START
+        + """
+from tests.cuda.kernels import SOURCE
+with tz.open("cuda") as ctx:
+    put, x = ctx.compile(SOURCE, "put"), ctx.allocate(64, dtype="int64")
+    for _ in range(20):
+        ctx.launch(put[1, 8], 8, 3, x)
+    del put
+    with pytest.raises(OutOfMemoryError): ctx.allocate(1 << 40)
+""",
+        jitter_us=20_000,
+    )

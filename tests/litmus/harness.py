@@ -52,11 +52,12 @@ _FULL = os.environ.get("TAZZA_FULL") == "1"
 @final
 @dataclass(frozen=True)
 class Setting:
-    """A world that programs run in: devices by name, simulated or not, and under how many seeds."""
+    """A world that programs run in: devices by name, simulated or not, under how many seeds, with which pools."""
 
     name: str
     devices: int
     seeds: int
+    pool: str = "caching"
 
     def __str__(self) -> str:
         return self.name
@@ -68,7 +69,10 @@ class Setting:
 
 
 _CPU, _PARTS = Setting("cpu", 1, 20), Setting("cpu-parts", 2, 20)
-_SIMS = Setting("sim-1", 1, 20), Setting("sim-2", 2, 20), Setting("sim-8", 8, 20)
+_SIMS = (
+    *(Setting("sim-1", 1, 20), Setting("sim-2", 2, 20), Setting("sim-8", 8, 20)),
+    Setting("sim-2-pool-of-the-driver", 2, 20, "driver"),
+)
 
 CPU = (_CPU, _PARTS)
 SIM = _SIMS
@@ -84,11 +88,14 @@ class World:
         seed: of this run.
 
     Args:
+        pool: of the contexts that say nothing else.
         lose: breaks the device of an index for good, as a sticky fault does; returns words that its cause then has.
     """
 
-    def __init__(self, devices: tuple[tz.Device, ...], seed: int, lose: Callable[[int, str], str] | None) -> None:
-        self.devices, self.seed, self._lose = devices, seed, lose
+    def __init__(
+        self, devices: tuple[tz.Device, ...], seed: int, lose: Callable[[int, str], str] | None, pool: str = "caching"
+    ) -> None:
+        self.devices, self.seed, self._lose, self._pool = devices, seed, lose, pool
         self._draws = random.Random(seed)
         self._own: dict[int, tz.Context] = {}
         self._opened: list[tz.Context] = []
@@ -121,7 +128,9 @@ class World:
 
     def open(self, index: int = 0, **options: Any) -> tz.Context:
         """Make a context of the program's own."""
-        ctx = tz.context(self.devices[index % len(self.devices)], **{"seed": self.seed} | options)
+        options.setdefault("seed", self.seed)
+        options.setdefault("pool", self._pool)
+        ctx = tz.context(self.devices[index % len(self.devices)], **options)
         self._opened.append(ctx)
         return ctx
 
@@ -259,7 +268,7 @@ def opened(setting: Setting, seed: int) -> Iterator[World]:
         if setting.simulated:
             sim = stack.enter_context(simulate(setting.devices, memory="16MiB", seed=seed, lateness=_LATENESS))
         devices = _cpus(setting) if sim is None else sim.devices
-        world = World(devices, seed, None if sim is None else partial(_lose_simulated, sim))
+        world = World(devices, seed, None if sim is None else partial(_lose_simulated, sim), setting.pool)
         try:
             yield world
         except BaseException:

@@ -79,7 +79,7 @@ def test_pending_bytes_are_live(w: World) -> tuple[int, int]:
 @litmus(6, only="its own order is enough: no room is needed, nothing waits", allowed={(True, 9)}, worlds=SIM)
 def test_reuse_on_the_home_stream(w: World) -> tuple[bool, int]:
     """Under a limit of one cell, drop one that its own held-back stream fills, and take and fill another there."""
-    ctx = w.open(memory_limit=w.room(1))
+    ctx = w.open(memory_limit=w.room(1), pool="caching")
     gate = tz.HostEvent()
     ctx.stream.wait(gate)
     x = ctx.allocate(8, dtype="int64")

@@ -37,16 +37,16 @@ class FakeSource:
         self.reserves = self.releases = self.relieved = 0
         self.relief_attempts = 0
 
-    def reserve(self, nbytes: int) -> int:
+    def reserve(self, nbytes: int, lane: Lane | None) -> tuple[int, None]:
         if self.capacity is not None and sum(self.held.values()) + nbytes > self.capacity:
             raise OutOfMemoryError("the fake device is full", requested=nbytes)
         self.reserves += 1
         address = self.next_address
         self.next_address += -(-nbytes // PAGE) * PAGE  # neighbours touch where sizes are whole pages
         self.held[address] = nbytes
-        return address
+        return address, None
 
-    def release(self, address: int, nbytes: int) -> None:
+    def release(self, address: int, nbytes: int, lane: Lane | None) -> None:
         assert self.held.pop(address) == nbytes
         self.releases += 1
 

@@ -10,7 +10,7 @@ import pytest
 
 import tazza as tz
 from tazza.errors import ArgumentError, ClosedError, UsageError, WrongDeviceError
-from tazza.hot import COMPILED, HAS_BUFFER_PROTOCOL, Buffer, Pool
+from tazza.hot import COMPILED, HAS_BUFFER_PROTOCOL, Buffer, Lane, Pool
 from tests.unit.hot_fakes import FakeContext, FakeRuntime, FakeSource, make_pool
 
 
@@ -21,13 +21,13 @@ class HostSource(FakeSource):
         super().__init__()
         self.cells: dict[int, Any] = {}
 
-    def reserve(self, nbytes: int) -> int:
+    def reserve(self, nbytes: int, lane: Lane | None) -> tuple[int, None]:
         cell = np.zeros(nbytes + 64, np.uint8)
         address = -(-int(cell.__array_interface__["data"][0]) // 64) * 64
         self.cells[address] = cell
-        return address
+        return address, None
 
-    def release(self, address: int, nbytes: int) -> None:
+    def release(self, address: int, nbytes: int, lane: Lane | None) -> None:
         del self.cells[address]
 
 

@@ -192,11 +192,11 @@ def test_a_heap_that_comes_to_be_at_work_while_more_is_reserved() -> None:
     lane, reserve = context.stream0.lane, source.reserve
     assert lane is not None
 
-    def busy(nbytes: int) -> int:
+    def busy(nbytes: int, asking: Lane | None) -> tuple[int, None]:
         lane.busy = True
-        return reserve(nbytes)
+        return reserve(nbytes, asking)
 
-    source.reserve = busy  # type: ignore[method-assign]
+    source.reserve = busy  # type: ignore[assignment, method-assign]
     buffer = context.allocate(64)
     lane.busy = False
     assert buffer.block.island

@@ -42,8 +42,8 @@ def make(
 ) -> tuple[Any, Memory, FakeSource]:
     source = FakeSource(capacity)
     driver = SimpleNamespace(
-        memory_allocate=lambda info, nbytes: source.reserve(nbytes),
-        memory_free=lambda info, address: source.release(address, source.held[address]),
+        memory_allocate=lambda info, nbytes: source.reserve(nbytes, None)[0],
+        memory_free=lambda info, address: source.release(address, source.held[address], None),
     )
     runtime = SimpleNamespace(
         driver=driver,
@@ -286,4 +286,4 @@ def test_direct_memory_and_unknown_kinds() -> None:
     memory.stats()
     assert (memory.pool, source.releases) == ("direct", 1)
     with pytest.raises(ArgumentError, match="caching, direct"):
-        MemoryPool(context.pool.owner, "driver")
+        MemoryPool(context.pool.owner, "weird")

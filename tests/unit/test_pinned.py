@@ -344,7 +344,7 @@ def test_a_supply_is_asked_only_by_its_pool() -> None:
         supply = SegmentSupply(ctx._runtime)
         assert host_of(ctx._runtime).name == "cpu:0"
         with pytest.raises(InternalError, match="outside of `providing`"):
-            supply.reserve(8)
+            supply.reserve(8, None)
 
 
 # Threads -----------------------------------------------------------------------------------------------------------

@@ -51,6 +51,11 @@ class _Loaded:
         with self._lock:
             self._uses[runner] = runner.submitted
 
+    @property
+    def pending(self) -> tuple[()]:
+        """Nothing: a program holds no memory that is worth a wait."""
+        return ()
+
     def end(self) -> bool:
         """Unload it if no stream runs its kernels any more; tell whether that is so. Never waits."""
         if self._generation != generation():

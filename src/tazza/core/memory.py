@@ -47,7 +47,7 @@ class Memory:
 
     @property
     def pool(self) -> str:
-        """The kind of the pool: ``"caching"`` or ``"direct"``."""
+        """The kind of the pool: ``"caching"``, ``"direct"`` or ``"driver"``."""
         return self._pool.kind
 
     @property

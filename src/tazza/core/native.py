@@ -285,6 +285,26 @@ class NativeRunner(Runner):
         with self._lock:
             return self._idle.wait_for(lambda: not self._deferred, timeout)
 
+    def allocate(self, nbytes: int) -> tuple[int, Event]:
+        """Take memory of the driver's own pool in the queue's order, and the event after which other queues may use it.
+
+        At once, before what is deferred: fresh memory need not wait for that.
+
+        Raises:
+            ClosedError: the stream is closed.
+        """
+        driver, event = self.driver, Event(self, 0, False)
+        with self._lock:
+            if self.closed:
+                raise self._refuse()
+            address = driver.memory_allocate_ordered(self.device, self.handle, nbytes)
+            try:
+                event.place(Placement(driver, self.device, driver.event_record(self.device, self.handle, False)))
+            except BackendError:
+                driver.memory_free_ordered(self.device, self.handle, address)
+                raise
+        return address, event
+
     # How far it is -------------------------------------------------------------------------------------------------
 
     def _make_room(self, timeout: float | None) -> None:

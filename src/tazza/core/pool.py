@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast, final
 
 from tazza.core.adapter import adapters
 from tazza.core.completion import now_ns
+from tazza.core.event import Event
 from tazza.core.holders import charged_blocks, holders_of, is_charged, set_aside, settle_charges
 from tazza.core.patience import wait_for_room
 from tazza.core.pressure import ask
@@ -22,8 +23,8 @@ from tazza.util.sites import capture, written
 
 __all__ = ["POOL_KINDS", "MemoryPool", "host_lane", "pool_of"]
 
-POOL_KINDS = ("caching", "direct")
-"""The pools that tazza implements itself; every device has them."""
+POOL_KINDS = ("caching", "direct", "driver")
+"""The pools of a device's own memory: two of tazza's, on every device, and the vendor's where there is one."""
 
 _HOST_KINDS = ("pinned", "shared")  # beside them, made on demand
 
@@ -39,7 +40,8 @@ class MemoryPool:
     Args:
         runtime: the device runtime; its ``driver``, ``info``, ``capabilities``, ``name``, ``pools``, ``runners()``,
             ``lost()``, ``loans``, ``end_loans()`` and ``reclaim()`` are used.
-        kind: ``"caching"`` or ``"direct"`` for the device's own memory, ``"pinned"`` or ``"shared"`` for the host's.
+        kind: ``"caching"``, ``"direct"`` or ``"driver"`` for the device's own memory, ``"pinned"`` or ``"shared"`` for
+            the host's.
 
     Attributes:
         supply: where the bytes come from.
@@ -84,20 +86,23 @@ class MemoryPool:
 
     # Source --------------------------------------------------------------------------------------------------------
 
-    def reserve(self, nbytes: int) -> int:
-        """Return the address of `nbytes` fresh bytes."""
-        return self.supply.reserve(nbytes)
+    def reserve(self, nbytes: int, lane: Lane) -> tuple[int, Event | None]:
+        """Return the address of `nbytes` fresh bytes, and what other streams have to wait for."""
+        return self.supply.reserve(nbytes, self._home(lane))
 
-    def release(self, address: int, nbytes: int) -> None:
+    def release(self, address: int, nbytes: int, lane: Lane) -> None:
         """Give a reservation back."""
-        self.supply.release(address)
+        self.supply.release(address, self._home(lane))
 
     def retire(self, block: Block) -> _AllDone | None:
-        """Record an event on every stream that still uses the block; the home stream's too where it leaves the pool."""
+        """Record an event on every stream that still uses the block.
+
+        On the home stream's too where the block leaves the pool, unless that happens in the home stream's order.
+        """
         # Streams of any device may use memory of the host. Nothing runs on a lost one, and it tells nothing.
         users = [use for use in block.users or () if use[0].runtime.lost() is None]
         events = [runner.mark() for runner, number in users if not runner.reached(number)]
-        if block.island:
+        if block.island and not self.supply.ordered:
             home = self.quiescent(block.lane)
             if home is not None:
                 events.append(home)
@@ -247,6 +252,7 @@ class MemoryPool:
 
     def _relieve_own(self, refused: Account | None, nbytes: int) -> None:
         tickets = [self.quiescent(lane) for lane in list(self.pool.lanes)]
+        tickets += [ticket for _, ticket in list(self.pool.closing)]
         _settle([_AllDone([ticket]) for ticket in tickets if ticket is not None])
         self.pool.trim()
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import weakref
-from typing import Any, final
+from collections.abc import Sequence
+from typing import Any, Protocol, final
 
 from tazza.core import registry
 from tazza.core.completion import raise_copy, timeout_or_default
@@ -16,7 +17,18 @@ from tazza.hot.hooks import Operation, emit
 from tazza.spi import Driver
 from tazza.util.liveset import LiveSet
 
-__all__ = ["DeviceRuntime", "forget_runtimes", "live_runtimes", "runtime_of"]
+__all__ = ["DeviceRuntime", "Outstanding", "forget_runtimes", "live_runtimes", "runtime_of"]
+
+
+class Outstanding(Protocol):
+    """What goes back once nothing uses it any more: borrowed memory, programs, memory of streams that are closed."""
+
+    @property
+    def pending(self) -> Sequence[Any]:
+        """The events that relief of memory may wait for."""
+
+    def end(self) -> bool:
+        """Give it back if nothing uses it; tell whether that is so. Never waits."""
 
 
 @final
@@ -44,7 +56,7 @@ class DeviceRuntime:
         self._runners: list[Any] = []
         self.in_flight: dict[int, str] = {}
         self.orphans: list[Any] = []  # runners whose streams were dropped, for `check` to close
-        self.loans: list[Any] = []  # borrowed memory, and programs, whose uses may not be over, for `check` to end
+        self.loans: list[Outstanding] = []  # whose uses may not be over, for `check` to end
         self.programs: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()  # loaded, by their code
         self.lock = threading.RLock()  # looking at an event under it may find the device lost, which takes it again
         self.generation = generation()
@@ -74,7 +86,7 @@ class DeviceRuntime:
             runner.close()
 
     def end_loans(self) -> None:
-        """Give back borrowed memory and programs that nothing uses any more; calls foreign code: never under a lock."""
+        """Give back what nothing uses any more; calls foreign code: never under a lock."""
         for _ in range(len(self.loans)):
             try:
                 loan = self.loans.pop(0)  # now nobody else has it, whatever the code that it calls does
@@ -173,8 +185,10 @@ class DeviceRuntime:
         return [self, *(one for one in live_runtimes() if one is not self and one.info.memory_domain == domain)]
 
     def reclaim(self) -> int:
-        """Give every cached block of every pool back to the driver; returns the bytes."""
-        return sum(pool.pool.trim() for pool in list(self.pools.values()))
+        """Give every cached block of every pool back to the driver, and have that keep none; returns the bytes."""
+        nbytes: int = sum(pool.pool.trim() for pool in list(self.pools.values()))
+        self.trim()
+        return nbytes
 
     def __repr__(self) -> str:
         return f"<DeviceRuntime {self.name}>"

@@ -24,7 +24,7 @@ class Spec:
         seed: seed of the context's generator; never None in a context's own spec.
         memory_limit: bytes that may be live at once, or None.
         arrays: the array library's name.
-        pool: ``"caching"`` or ``"direct"``.
+        pool: ``"caching"``, ``"direct"``, or ``"driver"``: the vendor's, where the device has one.
         transfer: implicit moves of task results between devices: ``"allow"``, ``"log"`` or ``"disallow"``.
         deterministic: libraries choose algorithms that give equal bits on one machine.
         dnn: the deep-learning library: ``"onednn"``, ``"reference"``, or ``"auto"``: the best one installed for the

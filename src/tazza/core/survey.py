@@ -102,7 +102,7 @@ def _headings(
     return [*headings, *(Heading(name, nbytes) for name, nbytes in use.parts.items())]
 
 
-_PLAIN_POOLS = {"caching", "direct"}
+_PLAIN_POOLS = {"caching", "direct", "driver"}
 
 
 def _is_plain(pool: str, block: RecordedBlock) -> bool:

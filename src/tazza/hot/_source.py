@@ -22,11 +22,14 @@ class Ticket(Protocol):
 class Source(Protocol):
     """Where a pool's memory comes from, and who knows the streams."""
 
-    def reserve(self, nbytes: int) -> int:
-        """Return the address of fresh bytes or raise OutOfMemoryError; called without a lock, from any thread."""
+    def reserve(self, nbytes: int, lane: Lane) -> tuple[int, Ticket | None]:
+        """Return the address of fresh bytes, and the event that uses on others than the lane's home stream come after.
 
-    def release(self, address: int, nbytes: int) -> None:
-        """Give back what `reserve` returned; nothing uses it any more."""
+        Raises OutOfMemoryError; called without a lock, from any thread.
+        """
+
+    def release(self, address: int, nbytes: int, lane: Lane) -> None:
+        """Give back what `reserve` returned; nothing uses it any more but, where `retire` says so, the home stream."""
 
     def retire(self, block: Block) -> Ticket | None:
         """Return None where a freed block can be reused in its lane (an island: by anybody) at once, else a ticket."""

@@ -332,37 +332,38 @@ class Pool:
             peak = max(self.live_peak, self.live + granted)
             nbytes = granted if self.exact else segment_nbytes(granted, peak, self.alignment)
             self._give_back(lane, surplus(self.reserved, nbytes, peak))
-        address, nbytes = self._reserve(nbytes, granted)
+        address, nbytes, made = self._reserve(nbytes, granted, lane)
         with process.lock:
-            block = self._enlist(address, nbytes, granted, lane, island)
+            block = self._enlist(address, nbytes, granted, lane, island, made)
             served = None if block is None else self._hand_out(block, requested, account)
         if block is None:  # the heap has come to be at work: another thread's finaliser; the next attempt sees that
-            self.source.release(address, nbytes)
+            self.source.release(address, nbytes, lane)
             return self._grow(granted, requested, lane, account)
         if served is None:
             self._put_back(block)
         return served
 
-    def _reserve(self, nbytes: int, least: int) -> tuple[int, int]:
+    def _reserve(self, nbytes: int, least: int, lane: Lane) -> tuple[int, int, Ticket | None]:
         try:
-            address = self.source.reserve(nbytes)
+            address, made = self.source.reserve(nbytes, lane)
         except OutOfMemoryError:
             if nbytes == least:
                 raise
             nbytes = least
-            address = self.source.reserve(nbytes)
+            address, made = self.source.reserve(nbytes, lane)
         if address & (self.alignment - 1):
-            self.source.release(address, nbytes)
+            self.source.release(address, nbytes, lane)
             raise InternalError(f"the source returned {address:#x}, which is not aligned to {self.alignment} bytes")
-        return address, nbytes
+        return address, nbytes, made
 
-    def _enlist(self, address: int, nbytes: int, granted: int, lane: Lane, island: bool) -> Block | None:
+    def _enlist(self, address: int, nbytes: int, granted: int, lane: Lane, island: bool, made: Any) -> Block | None:
         small = not self.exact and granted < small_below(self.live_peak)
         if not (island or lane.current().enlist(address, nbytes, granted, small)):
             return None
         self.reserved += nbytes
         self.reserved_peak = max(self.reserved_peak, self.reserved)
         block = Block(address, granted, lane, self, small=small, island=island)
+        block.made = made
         self.blocks[address] = block
         return block
 
@@ -371,7 +372,7 @@ class Pool:
         if block.island:
             self.blocks.pop(block.address, None)
             self.reserved -= block.nbytes
-            self.source.release(block.address, block.nbytes)
+            self.source.release(block.address, block.nbytes, block.lane)
         elif block.nbytes:
             with process.lock:
                 self._shelve(block)
@@ -405,7 +406,7 @@ class Pool:
             return 0
         address, nbytes = (apart.large.segments or apart.small.segments).popitem()
         self.reserved -= nbytes
-        self.source.release(address, nbytes)
+        self.source.release(address, nbytes, lane)
         return nbytes
 
     def _poll(self, everything: bool) -> None:
@@ -483,11 +484,10 @@ class Pool:
         try:
             for _ in range(len(self.closing)):
                 try:
-                    entry = self.closing.pop()
+                    lane, ticket = self.closing.pop()
                 except IndexError:  # another thread took it
                     break
-                waiting.append(entry)
-                lane, ticket = entry
+                waiting.append((lane, ticket))
                 if (ticket is None or ticket.is_done) and self._bequeath(lane):
                     waiting.pop()
         finally:

@@ -71,7 +71,18 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     def memory_free(self, device: DeviceInfo, address: Address) -> None:
-        """Give back an address that `memory_allocate` returned and that no queue uses any more."""
+        """Give back the address of an allocation that no queue uses any more."""
+
+    def memory_allocate_ordered(self, device: DeviceInfo, queue: Handle, nbytes: int) -> Address:
+        """Return the address of `nbytes` (> 0) bytes from the driver's own pool, for what comes later in the queue.
+
+        OutOfMemoryError where there is no room (``ordered_memory`` only).
+        """
+        raise UnsupportedError(f"{device.name} has no pool of the driver's own")
+
+    def memory_free_ordered(self, device: DeviceInfo, queue: Handle, address: Address) -> None:
+        """Give such memory back after the work that the queue has; `memory_free` where no queue uses it any more."""
+        raise UnsupportedError(f"{device.name} has no pool of the driver's own")
 
     @abc.abstractmethod
     def memory_info(self, device: DeviceInfo) -> MemoryInfo:

@@ -96,6 +96,7 @@ class Capabilities:
         split: the device can be split into sub-devices.
         rebuild: a poisoned device can be used again in the same process.
         pinned: host memory can be page-locked for it.
+        ordered_memory: the driver has a pool of its own, which gives and takes memory in the order of the queues.
         alignment: every allocation is aligned to this many bytes.
         dtypes: names of the dtypes that kernels understand.
         array_libraries: names accepted by ``arrays=``, the default first.
@@ -114,6 +115,7 @@ class Capabilities:
     split: bool = False
     rebuild: bool = True
     pinned: bool = False
+    ordered_memory: bool = False
     alignment: int = 64
     dtypes: frozenset[str] = frozenset()
     array_libraries: tuple[str, ...] = ()

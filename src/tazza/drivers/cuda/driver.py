@@ -22,6 +22,7 @@ _NON_BLOCKING, _PORTABLE = 0x1, 0x1  # of streams, and of page-locked memory
 _POINTER_KIND, _POINTER_DEVICE = 2, 9  # CU_POINTER_ATTRIBUTE_MEMORY_TYPE and _DEVICE_ORDINAL
 _DEVICE_MEMORY = 2  # CU_MEMORYTYPE_DEVICE
 _COMPUTE = (75, 76)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
+_MEMORY_POOLS = 115  # CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED
 _SPIN, _SHORTEST, _LONGEST = 20, 20e-6, 1e-3  # looks without a pause, then pauses in seconds
 
 
@@ -74,8 +75,8 @@ class CudaDriver(Driver):
     def _describe(self, ordinal: int) -> tuple[Any, DeviceInfo]:
         native = self._ask("cuDeviceGet", ordinal)
         number = f"GPU-{uuid.UUID(bytes=bytes(self._ask('cuDeviceGetUuid', native).bytes))}"
-        kinds = [self._api.CUdevice_attribute(number) for number in _COMPUTE]
-        compute = ".".join(str(self._ask("cuDeviceGetAttribute", kind, native)) for kind in kinds)
+        attributes = map(self._api.CUdevice_attribute, (*_COMPUTE, _MEMORY_POOLS))
+        major, minor, pools = (self._ask("cuDeviceGetAttribute", attribute, native) for attribute in attributes)
         info = DeviceInfo(
             backend=self.name,
             ordinal=ordinal,
@@ -84,7 +85,7 @@ class CudaDriver(Driver):
             memory_domain=f"cuda:{number}",
             memory_total=self._ask("cuDeviceTotalMem", native),
             emulated=self._emulated,
-            extra=MappingProxyType({"compute": compute}),
+            extra=MappingProxyType({"compute": f"{major}.{minor}", "memory_pools": bool(pools)}),
         )
         return native, info
 
@@ -107,6 +108,7 @@ class CudaDriver(Driver):
             timing=True,
             rebuild=self._emulated,
             pinned=True,
+            ordered_memory=bool(device.extra["memory_pools"]),
             alignment=256,
             dtypes=frozenset(_DTYPES),
             array_libraries=("buffers",),
@@ -118,7 +120,10 @@ class CudaDriver(Driver):
         return self._of(device).lost
 
     def trim(self, device: DeviceInfo) -> None:
-        self._of(device).trim()
+        primary = self._of(device)
+        primary.trim()
+        if primary.is_retained and device.extra["memory_pools"]:
+            primary.call("cuMemPoolTrimTo", self._ask("cuDeviceGetDefaultMemPool", primary.native), 0)
 
     def rebuild(self) -> Driver:
         if not self._emulated:
@@ -145,6 +150,16 @@ class CudaDriver(Driver):
 
     def memory_free(self, device: DeviceInfo, address: Address) -> None:
         self._of(device).give_back("cuMemFree", address)
+
+    def memory_allocate_ordered(self, device: DeviceInfo, queue: Handle, nbytes: int) -> Address:
+        """Take memory from the device's default pool, which other libraries use too, with whatever they set for it.
+
+        https://docs.nvidia.com/cuda/cuda-driver-api/group__CUDA__MALLOC__ASYNC.html
+        """
+        return int(self._of(device).call("cuMemAllocAsync", nbytes, queue, requested=nbytes))
+
+    def memory_free_ordered(self, device: DeviceInfo, queue: Handle, address: Address) -> None:
+        self._of(device).free_in_order(address, queue)
 
     def memory_info(self, device: DeviceInfo) -> MemoryInfo:
         return MemoryInfo(*self._of(device).call("cuMemGetInfo"))

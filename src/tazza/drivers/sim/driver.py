@@ -24,7 +24,7 @@ from tazza.util.hostmemory import HostMemory
 __all__ = ["SimConfig", "SimDriver", "create_driver"]
 
 _drivers = itertools.count()
-_SWITCHES = frozenset({"cross_device_wait", "peer_copy", "timing", "float64", "pinned"})
+_SWITCHES = frozenset({"cross_device_wait", "peer_copy", "timing", "float64", "pinned", "ordered_memory"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,8 @@ class SimConfig:
         memory: bytes of each; as much of the host's memory may be pinned for all together.
         seed: seed of the lateness of the queues.
         lateness: longest delay of one operation in seconds; 0 runs everything as soon as possible.
-        without: abilities that the devices do not have: cross_device_wait, peer_copy, timing, float64, pinned.
+        without: abilities that the devices do not have: cross_device_wait, peer_copy, timing, float64, pinned,
+            ordered_memory.
     """
 
     devices: int = 2
@@ -117,6 +118,7 @@ class SimDriver(Driver):
             peer_copy="peer_copy" not in without,
             timing="timing" not in without,
             pinned="pinned" not in without,
+            ordered_memory="ordered_memory" not in without,
             dtypes=frozenset(dtypes),
             array_libraries=("numpy",),
         )
@@ -144,6 +146,15 @@ class SimDriver(Driver):
 
     def memory_free(self, device: DeviceInfo, address: Address) -> None:
         self._spaces[device.ordinal].free(address)
+
+    def memory_allocate_ordered(self, device: DeviceInfo, queue: Handle, nbytes: int) -> Address:
+        address, space = self.memory_allocate(device, nbytes), self._spaces[device.ordinal]
+        space.withhold(address)
+        self._submit(device, queue, "memory_allocate_ordered", partial(space.hand_out, address))
+        return address
+
+    def memory_free_ordered(self, device: DeviceInfo, queue: Handle, address: Address) -> None:
+        self._submit(device, queue, "memory_free_ordered", partial(self.memory_free, device, address))
 
     def memory_info(self, device: DeviceInfo) -> MemoryInfo:
         space = self._spaces[device.ordinal]

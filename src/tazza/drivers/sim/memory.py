@@ -34,6 +34,7 @@ class AddressSpace:
         self._next = _BASE + (ordinal << _DEVICE_SHIFT)
         self._starts: list[int] = []
         self._cells: dict[int, np.ndarray[Any, np.dtype[np.uint8]]] = {}
+        self._withheld: set[int] = set()
         self._lock = threading.Lock()
 
     def allocate(self, nbytes: int) -> int:
@@ -58,9 +59,18 @@ class AddressSpace:
             self.used += nbytes
             return address
 
+    def withhold(self, address: int) -> None:
+        """Make uses of an allocation illegal until `hand_out`."""
+        self._withheld.add(address)
+
+    def hand_out(self, address: int) -> None:
+        """Let everybody use it."""
+        self._withheld.discard(address)
+
     def free(self, address: int) -> None:
         """Forget an allocation; later uses of its addresses are illegal."""
         with self._lock:
+            self._withheld.discard(address)
             cell = self._cells.pop(address, None)
             if cell is None:
                 raise BackendError(
@@ -76,7 +86,7 @@ class AddressSpace:
             if index >= 0:
                 start = self._starts[index]
                 cell = self._cells[start]
-                if address + nbytes <= start + cell.nbytes:
+                if address + nbytes <= start + cell.nbytes and start not in self._withheld:
                     return address_of(cell) + address - start, cell
         raise BackendError(
             f"illegal address: {nbytes} bytes at {address:#x} are not inside a live allocation",

@@ -83,6 +83,43 @@ def test_freed_memory_can_be_had_again(target: Target) -> None:
         target.driver.memory_free(target.info, target.driver.memory_allocate(target.info, nbytes))
 
 
+@needs("ordered_memory")
+def test_ordered_memory_belongs_to_what_comes_later_in_the_queue(target: Target) -> None:
+    driver, info = target.driver, target.info
+    with Raw.on(driver, info) as raw:
+        for number in range(8):  # taken, used and given back without a wait in between
+            address = driver.memory_allocate_ordered(info, raw.queue, 5000)
+            raw.fill(address, bytes([number]), 5000)
+            assert number % 3 or raw.load(address, 5000) == bytes([number]) * 5000
+            driver.memory_free_ordered(info, raw.queue, address)
+
+
+@needs("ordered_memory")
+def test_ordered_memory_goes_to_other_queues_by_an_event(target: Target) -> None:
+    driver, info = target.driver, target.info
+    with Raw.on(driver, info) as raw:
+        other, elsewhere = raw.new_queue(), raw.store(b"elsewhere")
+        address = driver.memory_allocate_ordered(info, other, 9)
+        event = driver.event_record(info, other, False)
+        driver.queue_wait(info, raw.queue, event)
+        raw.copy(address, elsewhere, 9)
+        assert raw.load(address, 9) == b"elsewhere"
+        driver.event_destroy(info, event)
+        driver.memory_free(info, address)  # no queue uses it any more
+
+
+@needs("ordered_memory")
+def test_ordered_memory_that_is_not_there_is_refused(target: Target) -> None:
+    with Raw.on(target.driver, target.info) as raw, pytest.raises(OutOfMemoryError):
+        target.driver.memory_allocate_ordered(target.info, raw.queue, 2**50)
+
+
+@needs("no ordered_memory")
+def test_a_pool_that_the_driver_does_not_have_is_refused(target: Target) -> None:
+    with pytest.raises(UnsupportedError, match="pool"):
+        target.open(pool="driver").__enter__()
+
+
 @needs("pinned")
 def test_pinned_memory_starts_at_pages_and_lies_apart(target: Target) -> None:
     driver, sizes = target.driver, (1, mmap.PAGESIZE, mmap.PAGESIZE + 1)

@@ -149,6 +149,42 @@ def test_a_closed_context_refuses_work_and_keeps_memory(target: Target) -> None:
         assert (another.to_numpy(buffer) == values).all()
 
 
+@needs("ordered_memory")
+def test_memory_of_the_drivers_pool_is_ordered_between_streams(target: Target) -> None:
+    """Streams use each other's memory, and let go of it, while all of it is still queued."""
+    with target.open(pool="driver") as ctx:
+        streams = [ctx.stream, ctx.new_stream(), ctx.new_stream()]
+        for number in range(30):
+            home, other, last = (streams[(number + place) % 3] for place in range(3))
+            with ctx.on(home):
+                first, second = (ctx.allocate(4000, dtype="int32") for _ in range(2))
+            ctx.fill(first, number, stream=other)  # the first use of it, elsewhere
+            last.wait(other.record())
+            ctx.copy(second, first, stream=last)
+            del first
+            if number % 4 == 0:
+                home.wait(last.record())
+                assert (ctx.to_numpy(second) == number).all()
+            del second
+        ctx.synchronize(timeout=TIMEOUT)
+        assert ctx.memory.stats().live == 0
+
+
+@needs("ordered_memory")
+def test_memory_of_the_drivers_pool_outlives_its_stream(target: Target) -> None:
+    with target.open(pool="driver") as ctx:
+        stream = ctx.new_stream()
+        with ctx.on(stream):
+            buffer = ctx.allocate(4000, dtype="int32")
+        ctx.fill(buffer, 7, stream=stream)
+        ctx.stream.wait(stream.record())
+        stream.close()
+        assert (ctx.to_numpy(buffer) == 7).all()
+        del buffer
+        ctx.synchronize(timeout=TIMEOUT)
+        assert ctx.memory.stats().live == 0
+
+
 @needs("timing")
 def test_events_are_timed(target: Target) -> None:
     with target.open() as ctx:
