@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, final
 
 import numpy as np
 
+from tazza.core.event import Event
 from tazza.core.runner import Runner
 from tazza.core.runtime import DeviceRuntime
 from tazza.core.stream import Stream, making
@@ -50,6 +51,11 @@ class _Loaded:
         """What was submitted to the stream so far runs its kernels."""
         with self._lock:
             self._uses[runner] = runner.submitted
+
+    @property
+    def pending(self) -> list[Event]:
+        """Nothing that a wait for memory has to wait for: a program is none of the device's pools."""
+        return []
 
     def end(self) -> bool:
         """Unload it if no stream runs its kernels any more; tell whether that is so. Never waits."""
@@ -225,6 +231,10 @@ class _Launch(Submission):
     ) -> None:
         super().__init__(stream, kernel.name, needs=needs)
         self._kernel, self._shape, self._arguments = kernel, shape, args
+
+    @property
+    def kept(self) -> tuple[object, ...]:
+        return (self._kernel,)
 
     def run(self) -> None:
         self.hand_over(None)
