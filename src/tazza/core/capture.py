@@ -170,6 +170,7 @@ class Capture:
             if stream.runner is not real:
                 raise UsageError(f"{stream!r} is being captured already")
             self._parts.append(_Part(stream, real, runner))
+            self.replays.runners.append(runner)
             stream.captor, stream.arena = self.thread, self.lane
             stream.runner = runner
 
@@ -308,6 +309,8 @@ class Capture:
             task.finish(why)
         for event in marks:
             event.finish()
+        if not made:
+            self.replays.forget(self._buffers.values())
         self._parts, self.tasks, self.marks, self.holds, self._buffers = [], [], [], [], {}
         self._context = None
         for queue in {id(queue): queue for queue in (self._queue, *(part.runner.handle for part in parts))}.values():

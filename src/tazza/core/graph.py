@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Iterable
 from typing import Any, final
 
 from tazza.core.event import Event
@@ -15,6 +16,7 @@ from tazza.core.task import InFlight
 from tazza.errors import ArgumentError, BackendError, CleanupWarning, ClosedError, UsageError, WrongDeviceError
 from tazza.hot import Account, Block, Buffer, Lane, generation, point
 from tazza.hot.hooks import Operation, emit
+from tazza.hot.process import process
 from tazza.spi import Handle
 from tazza.util.report import report
 
@@ -62,15 +64,19 @@ class Replays:
     def __init__(self) -> None:
         self.over = False
         self.after: list[Event] = []
+        self.runners: list[Runner] = []  # that stand for it among the users of blocks
         self.lock = threading.RLock()
         self._last: tuple[Runner, int] | None = None
+        self._is_unsure = (
+            False  # the driver failed when the last one was submitted: it may run, and nothing marks its end
+        )
         self._others: list[tuple[Runner, int]] = []
 
     @property
     def last(self) -> Runner | None:
         """The stream on which the last replay is under way; None where it is over, and those before it."""
         last = self._last
-        if last is None or last[0].reached(last[1]):
+        if last is None or last[0].reached(last[1]) or (self._is_unsure and last[0].mark().poll()):
             return None
         return last[0]
 
@@ -88,6 +94,14 @@ class Replays:
     def also_after(self, runner: Runner) -> None:
         """Other threads may have used the stream that was captured at the very moment when that began."""
         self._others.append((runner, runner.submitted))
+
+    def forget(self, buffers: Iterable[Buffer]) -> None:
+        """Strike it off the users of memory that lives on."""
+        for buffer in buffers:
+            block = buffer.block
+            with process.lock:
+                users = [use for use in block.users or () if use[0] not in self.runners]
+                block.users = users or None
 
     def finish(self) -> bool:
         """Let no further replay begin if the last one is over; tell whether that is so. Never waits."""
@@ -113,11 +127,14 @@ class Replays:
             self._last, self.after = (runner, runner.submitted + 1), []
             try:
                 stream.submit(replay)
-            except BaseException:
-                self._last = before
-                self.after = [*taken, *self.after]
+            except BackendError:
+                self._last, self._is_unsure = (runner, runner.submitted), True
+                stream.runtime.lost()  # while it counts as in flight
                 raise
-            self._last = runner, runner.submitted
+            except BaseException:
+                self._last, self.after = before, [*taken, *self.after]
+                raise
+            self._last, self._is_unsure = (runner, runner.submitted), False
 
 
 @final
@@ -148,6 +165,7 @@ class Executable:
             return False
         if self.handle is not None:
             self._destroy()
+        self.replays.forget(self.buffers)
         self.holds, self.buffers = [], []
         pool = self.lane.pool
         while self.blocks:
