@@ -28,7 +28,7 @@ from cuda.bindings import driver as api
 import tazza as tz
 from tazza.core import dlpack
 from tazza.core.runtime import live_runtimes
-from tazza.errors import ArgumentError, BackendError, DeviceLostError, TazzaError
+from tazza.errors import ArgumentError, BackendError, DeviceLostError, TazzaError, UsageError
 
 SOURCE = """
 extern "C" __global__ void scale(int count, float by, float *x) {
@@ -229,8 +229,10 @@ def use_graphs(ctx: tz.Context) -> None:
     try:
         with ctx.stream.capture():
             ctx.fill(x, 5.0)
-            raise KeyError
-    except KeyError:
+            raise UsageError("on purpose")
+    except UsageError as error:
+        if getattr(error, "__notes__", ()):  # of what went wrong beside it
+            raise
         expect(ctx.to_numpy(x), np.full(100, 2.0))
 
 

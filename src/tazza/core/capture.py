@@ -85,7 +85,7 @@ class Capture:
         stream: whose work is captured.
 
     Attributes:
-        graph: what it will come to.
+        graph: what it will come to; not there any more afterwards.
         lane: the memory of the graph.
         replays: of the graph.
         tasks: launched inside.
@@ -313,6 +313,7 @@ class Capture:
             self.replays.forget(self._buffers.values())
         self._parts, self.tasks, self.marks, self.holds, self._buffers = [], [], [], [], {}
         self._context = None
+        del self.graph  # blocks know events of the capture, and those know it: it must not hold what the graph holds
         for queue in {id(queue): queue for queue in (self._queue, *(part.runner.handle for part in parts))}.values():
             _destroy(self._runtime, queue)
         if not made:

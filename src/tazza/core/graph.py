@@ -85,7 +85,7 @@ class Replays:
         """Whether no work uses the graph's memory any more, and none ever will."""
         if not self.over or self.last is not None:
             return False
-        self._others = [(one, number) for one, number in self._others if one.hold(number) is not None]
+        self._others = [use for use in self._others if not (use[0].reached(use[1]) or use[0].mark().poll())]
         return not self._others
 
     def synchronize(self, timeout: float | None = None) -> None:

@@ -19,6 +19,7 @@ __all__ = ["CapturedGraph", "Captures"]
 _RELAXED = 2
 _FREE_ON_LAUNCH = 1  # memory that other libraries allocate in the graph, and do not free there
 _UNJOINED = 904
+_OF_CAPTURES = range(900, 909)  # a capture that was spoilt ends with an error that says so once more
 _SEED = 4096  # bytes of a repeated pattern that come from the host; what follows is doubled on the device
 _FILLS = (2, 4)  # widths of patterns, beside one byte, that the driver fills by itself
 
@@ -89,10 +90,12 @@ class Captures:
     def end(self, primary: Primary, queue: Any) -> CapturedGraph:
         """End a capture and make its graph executable."""
         kept = self._leave(queue)
+        parameters = primary.api.CUDA_GRAPH_INSTANTIATE_PARAMS()
+        parameters.flags = _FREE_ON_LAUNCH
         try:
             template = primary.call("cuStreamEndCapture", queue)
             try:
-                native = primary.call("cuGraphInstantiate", template, _FREE_ON_LAUNCH)
+                native = primary.call("cuGraphInstantiateWithParams", template, parameters)
             except BackendError as error:
                 _noted(error, primary, "cuGraphDestroy", template)
                 raise
@@ -114,13 +117,20 @@ class Captures:
     def abort(self, primary: Primary, queue: Any) -> None:
         """End a capture without a graph."""
         kept = self._leave(queue)
-        if primary.lost is None:
-            with primary:
-                # A capture that something has spoilt ends with an error that says so again.
-                status, template = invoke(primary.api, "cuStreamEndCapture", queue)
-            if not status and int(template):
+        try:
+            if primary.lost is None:
+                self._discard(primary, queue)
+        finally:
+            kept.give_back(primary)
+
+    def _discard(self, primary: Primary, queue: Any) -> None:
+        with primary:
+            status, template = invoke(primary.api, "cuStreamEndCapture", queue)
+        if not status:
+            if int(template):
                 primary.give_back("cuGraphDestroy", template)
-        kept.give_back(primary)
+        elif int(status) not in _OF_CAPTURES:
+            raise primary.failed("cuStreamEndCapture", status)
 
     def _leave(self, queue: Any) -> _Kept:
         kept = self._kept[int(queue)]
