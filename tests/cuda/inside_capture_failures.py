@@ -12,15 +12,17 @@ import pytest
 from cuda.bindings import driver as api
 
 import tazza as tz
+from tazza.core.stream import Stream
 from tazza.errors import (
     BackendError,
     ClosedError,
     UnsupportedError,
     UsageError,
+    WaitTimeoutError,
     WrongDeviceError,
 )
 from tests.cuda.capturing import COUNT, TIMEOUT, all_are, captured, settled, works, zeros
-from tests.cuda.kernels import add
+from tests.cuda.kernels import add, plus
 
 
 @pytest.fixture
@@ -202,3 +204,99 @@ def test_a_call_of_the_driver_that_fails_leaves_nothing_behind(ctx: tz.Context, 
         captured(ctx, x)
     works(ctx, ctx.stream, x)
     assert settled(ctx) <= before, emulator.report()["objects"]
+
+
+def test_scopes_are_left_in_order(ctx: tz.Context) -> None:
+    x, scope, inner = zeros(ctx), ctx.stream.capture(), ctx.on(ctx.new_stream())
+    assert "capture of" in repr(scope)
+    graph = scope.__enter__()
+    ctx.launch(add, x, 1)
+    inner.__enter__()
+    with pytest.raises(UsageError, match="innermost"):
+        scope.__exit__(None, None, None)
+    inner.__exit__(None, None, None)
+    scope.__exit__(None, None, None)
+    with pytest.raises(UsageError, match="failed"):
+        graph.replay()
+    works(ctx, ctx.stream, x)
+
+
+def test_a_limit_that_the_graphs_memory_exceeds_is_told_at_the_end() -> None:
+    with tz.open("cuda:0", memory_limit=96 << 10) as ctx:
+        x = zeros(ctx)
+        with pytest.raises(tz.OutOfMemoryError), ctx.stream.capture() as graph:
+            for size in (80 << 10, 90 << 10):
+                ctx.fill(ctx.allocate(size), 1)
+        with pytest.raises(UsageError, match="failed"):
+            graph.replay()
+        works(ctx, ctx.stream, x)
+        settled(ctx)
+        assert ctx.memory.stats().live == x.nbytes
+
+
+def test_a_stream_that_stays_deferred_is_not_waited_for_without_end(
+    ctx: tz.Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream, other, gate = ctx.new_stream(), ctx.new_stream(), tz.HostEvent("gate")
+    stream.wait(gate)
+    monkeypatch.setenv("TAZZA_WAIT_TIMEOUT", "0.05")
+    with pytest.raises(WaitTimeoutError, match="only the host"), stream.capture():
+        pass
+    with other.capture():
+        with pytest.raises(WaitTimeoutError, match="only the host"):
+            stream.wait(other)
+    monkeypatch.undo()
+    gate.succeed()
+    works(ctx, stream, zeros(ctx))
+
+
+def test_what_takes_no_part_says_why(ctx: tz.Context) -> None:
+    x, other = zeros(ctx), ctx.new_stream()
+    ready = captured(ctx, x)
+    state = Stream(ctx, other.runner, lent=True)
+    with tz.open("cuda:1") as two:
+        far = two.launch(plus, zeros(two), 1)
+        far.result(timeout=TIMEOUT)
+        with ctx.stream.capture() as graph, other.capture() as second:
+            with pytest.raises(UsageError, match="graphs hold no graphs"):
+                ready.replay(ctx.stream)
+            with pytest.raises(UsageError, match="is part of a capture"):
+                ctx.own_stream.wait(other.record())
+            with pytest.raises(UnsupportedError, match="on another device"):
+                ctx.launch(plus, far, 1)
+            ctx.fill(x, 3, stream=ctx.own_stream)
+            ctx.fill(x[:8], 4)
+        with ctx.stream.capture():
+            with pytest.raises(UsageError, match="scratch memory"):
+                state.wait(ctx.stream)
+            with pytest.raises(UsageError, match="scratch memory"):
+                ctx.cublas_handle()  # type: ignore[attr-defined]
+    with pytest.raises(UsageError, match="scratch memory"), state.capture():
+        pass
+    graph.replay()
+    second.replay()
+    assert ctx.to_numpy(x)[:9].tolist() == [4] * 8 + [3]
+
+
+def test_a_context_may_be_closed_inside() -> None:
+    with tz.open("cuda:0") as keeper:
+        x = zeros(keeper)
+        ctx = tz.context("cuda:0")
+        with ctx.stream.capture() as graph:
+            ctx.launch(add, x, 1)
+            ctx.close(timeout=TIMEOUT)
+            with pytest.raises(ClosedError):
+                ctx.launch(add, x, 1)
+        graph.replay(keeper.stream)
+        assert all_are(keeper, x, 1)
+
+
+def test_an_argument_that_cannot_be_moved_makes_the_capture_fail(ctx: tz.Context) -> None:
+    x = zeros(ctx)
+    with tz.open("cpu") as cpu:
+        strange = cpu.launch(lambda: np.zeros(4, "datetime64[s]"), stream=cpu.new_stream())
+        strange.result(timeout=TIMEOUT)
+        with pytest.raises(tz.errors.TazzaError), ctx.stream.capture():
+            ctx.launch(add, x, 1)
+            ctx.launch(plus, strange, 1)
+    works(ctx, ctx.stream, x)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
+import select
+import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +15,9 @@ import numpy as np
 import pytest
 
 import tazza as tz
+from tazza.core.native import NativeRunner
 from tazza.errors import (
+    BackendError,
     ClosedError,
     DeviceLostError,
 )
@@ -242,3 +247,76 @@ def test_a_fault_in_a_replay_is_told_with_what_was_in_flight() -> None:
         graph.replay(fresh.stream)
     works(fresh, fresh.stream, zeros(fresh))
     fresh.close()
+
+
+def test_a_copy_to_another_device_comes_before_the_next_replay(ctx: tz.Context) -> None:
+    x, gate = zeros(ctx), tz.HostEvent("gate")
+    with ctx.stream.capture() as graph:
+        ctx.launch(add, x, 1)
+        kept = ctx.empty(COUNT, "int64")
+        ctx.copy(kept, x)
+    with tz.open("cuda:1") as two:
+        y = zeros(two)
+        graph.replay()
+        two.stream.wait(gate)
+        two.copy(y, kept)
+        graph.replay()
+        assert not ctx.stream.is_done
+        gate.succeed()
+        assert all_are(two, y, 1)
+    assert all_are(ctx, kept, 2)
+
+
+def test_a_launch_that_the_driver_refuses_leaves_the_graph_usable(ctx: tz.Context) -> None:
+    x, emulator, other = zeros(ctx), cuda_emulator.start(), ctx.new_stream()
+    graph = captured(ctx, x)
+    with emulator.injecting("cuGraphLaunch:1:INVALID_VALUE"), pytest.raises(BackendError, match="cuGraphLaunch"):
+        graph.replay()
+    graph.replay(other)
+    assert all_are(ctx, x, 1)
+    with emulator.injecting("cuGraphLaunch:1:INVALID_VALUE"), pytest.raises(BackendError, match="cuGraphLaunch"):
+        graph.replay(other)
+    graph.close()
+    other.synchronize(timeout=TIMEOUT)
+    ctx.allocate(8)
+    ctx.synchronize(timeout=TIMEOUT)
+    ctx.allocate(8)
+    assert not x.block.users or all(isinstance(one, NativeRunner) for one, _ in x.block.users)
+
+
+def test_relief_waits_for_the_last_replay_of_a_graph_that_is_gone() -> None:
+    with tz.open("cuda:0", memory_limit="1MiB") as ctx:
+        x, stream, gate = zeros(ctx), ctx.new_stream(), tz.HostEvent("gate")
+        with ctx.stream.capture() as graph:
+            between = ctx.allocate(600_000)
+            ctx.fill(between, 1)
+            ctx.copy(x, between[: x.nbytes])
+            del between
+        stream.wait(gate)
+        graph.replay(stream)
+        del graph
+        gc.collect()
+        threading.Timer(0.05, gate.succeed).start()
+        assert ctx.allocate(900_000).nbytes == 900_000
+
+
+def test_a_forked_child_is_told_so(ctx: tz.Context) -> None:
+    graph = captured(ctx, zeros(ctx))
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        said = "nothing"
+        try:
+            graph.close()
+            graph.replay()
+        except BaseException as error:
+            said = type(error).__name__
+        finally:
+            os.write(writing, said.encode())
+            os._exit(0)
+    os.close(writing)
+    assert select.select([reading], [], [], TIMEOUT)[0]
+    assert os.read(reading, 100) == b"ForkedError"
+    os.close(reading)
+    os.waitpid(pid, 0)
+    graph.replay()

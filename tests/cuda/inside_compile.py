@@ -172,6 +172,19 @@ def test_a_dropped_program_stays_until_the_queue_has_run_its_kernels(ctx: tz.Con
     assert unloads() == gone + 1
 
 
+def test_relief_passes_by_a_program_that_is_still_used(ctx: tz.Context) -> None:
+    gate, stream = tz.HostEvent(), ctx.new_stream()
+    with tz.open("cuda:0", memory_limit="64KiB") as small:
+        stream.wait(gate)
+        ctx.launch(ctx.compile(SOURCE + "// in the way\n", "nothing")[1, 1], stream=stream)
+        gc.collect()
+        ctx.allocate(8)
+        with pytest.raises(tz.OutOfMemoryError):
+            small.allocate(1 << 20)
+        gate.succeed()
+    stream.synchronize(timeout=TIMEOUT)
+
+
 def test_many_threads_compile_and_launch_at_once(ctx: tz.Context) -> None:
     failures, x = list[BaseException](), [ctx.asarray(np.ones(100, "float32")) for _ in range(6)]
 

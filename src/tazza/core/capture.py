@@ -49,12 +49,12 @@ class CaptureScope(Scope):
         if capture is None or capture.generation != generation():
             super().__exit__(exc_type, exc, traceback)
             return
+        self._capture = None
         try:
             super().__exit__(exc_type, exc, traceback)
         except UsageError as error:
             capture.abort(error)
             raise
-        self._capture = None
         if exc is None:
             capture.end()
         else:
