@@ -176,6 +176,16 @@ def test_memory_shown_to_a_library_inside_is_in_the_order_of_the_capture(ctx: tz
     assert all_are(ctx, x, 4)
 
 
+def test_memory_that_a_library_alone_uses_is_waited_for(ctx: tz.Context) -> None:
+    x, gate, other = zeros(ctx), tz.HostEvent("gate"), ctx.new_stream()
+    with ctx.stream.capture() as graph:
+        assert not api.cuMemsetD8Async(x.address, 1, x.nbytes, x.__cuda_array_interface__["stream"])[0]
+    other.wait(gate)
+    graph.replay(other)
+    threading.Timer(0.05, gate.succeed).start()
+    assert all_are(ctx, x, 0x0101010101010101)
+
+
 # Other streams -------------------------------------------------------------------------------------------------------
 
 
@@ -197,6 +207,19 @@ def test_a_stream_that_waits_takes_part_until_it_is_joined(ctx: tz.Context) -> N
     ctx.fill(y, 9, stream=other)
     other.synchronize(timeout=TIMEOUT)
     assert all_are(ctx, y, 9)
+
+
+def test_memory_made_on_one_captured_stream_is_waited_for_by_another(ctx: tz.Context) -> None:
+    x, pinned, other = zeros(ctx), ctx.memory.pinned.allocate(8 * COUNT, dtype="int64"), ctx.new_stream()
+    with ctx.stream.capture() as graph:
+        other.wait(ctx.stream)
+        made = ctx.asarray(pinned)
+        ctx.copy(x, made, stream=other)
+        ctx.stream.wait(other)
+    for round_ in range(1, 31):
+        np.asarray(pinned)[:] = round_
+        graph.replay()
+        assert all_are(ctx, x, round_)
 
 
 def test_a_task_passed_to_another_stream_takes_it_into_the_capture(ctx: tz.Context) -> None:
