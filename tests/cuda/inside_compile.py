@@ -158,6 +158,18 @@ def test_a_program_is_compiled_and_loaded_once_and_unloaded_after_its_last_kerne
     assert loads() == before + 2
 
 
+def test_a_program_that_was_unloaded_lends_its_code_to_none(ctx: tz.Context) -> None:
+    before, x = unloads(), ctx.asarray(np.zeros(1, "int32"))
+    for number in range(4):
+        source = f'extern "C" __global__ void k{number % 2}(int *x) {{ x[0] = {number}; }}'
+        ctx.launch(ctx.compile(source, f"k{number % 2}")[1, 1], x).result(timeout=TIMEOUT)
+        assert ctx.to_numpy(x).tolist() == [number]
+        gc.collect()
+        ctx.synchronize(timeout=TIMEOUT)
+        ctx.allocate(8)
+    assert unloads() > before
+
+
 def test_a_dropped_program_stays_until_the_queue_has_run_its_kernels(ctx: tz.Context) -> None:
     x, gate, stream, gone = ctx.asarray(np.ones(100, "float32")), tz.HostEvent(), ctx.new_stream(), unloads()
     stream.wait(gate)
