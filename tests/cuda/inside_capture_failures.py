@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -276,6 +277,13 @@ def test_what_takes_no_part_says_why(ctx: tz.Context) -> None:
     graph.replay()
     second.replay()
     assert ctx.to_numpy(x)[:9].tolist() == [4] * 8 + [3]
+
+
+def test_a_stream_whose_context_is_gone_cannot_be_captured() -> None:
+    stream = tz.context("cuda:0").stream
+    gc.collect()
+    with pytest.raises(ClosedError, match="is gone"), stream.capture():
+        pass
 
 
 def test_a_context_may_be_closed_inside() -> None:

@@ -9,7 +9,7 @@ from typing import Any, final
 from tazza.core.completion import timeout_or_default
 from tazza.core.event import Event, Placement, Waitable
 from tazza.core.failures import Failures
-from tazza.core.graph import Executable, Graph, Replay, Replays, claimed
+from tazza.core.graph import Executable, Graph, Replays, claimed
 from tazza.core.native import NativeRunner
 from tazza.core.runner import Runner
 from tazza.core.runtime import DeviceRuntime
@@ -344,8 +344,6 @@ class CaptureRunner(Runner):
             self._enter(submission)
             self._record(submission.event, capture)
             return
-        if isinstance(submission, Replay):
-            raise UsageError(f"{submission.label!r} cannot be replayed in a capture; capture what it does")
         waits = self._waits(submission, capture)
         if submission.host_needs and not self._prepare(submission):
             return
