@@ -24,7 +24,8 @@ BATCH = 50
 NBYTES = 1 << 16
 TIMEOUT = 60.0
 SOURCE = 'extern "C" __global__ void touch(char *x) { *x = 1; }'
-KINDS = ("context", "allocate", "copy", "fill", "record", "wait", "launch")
+KINDS = ("context", "allocate", "copy", "fill", "record", "wait", "launch", "twenty_launches", "replay_of_twenty")
+TWENTY = 20
 PEERS = ("core", "bindings")
 
 Runs = Mapping[str, Callable[[], object]]
@@ -37,6 +38,16 @@ def repeated(work: Callable[[], object], wait: Callable[[], object]) -> Callable
         for _ in range(BATCH):
             work()
         wait()
+
+    return run
+
+
+def twenty(launch: Callable[[], object]) -> Callable[[], None]:
+    """A step of many small launches, which a graph makes one of."""
+
+    def run() -> None:
+        for _ in range(TWENTY):
+            launch()
 
     return run
 
@@ -59,9 +70,14 @@ def through_tazza(code: Any) -> Runs:
         with ctx:
             pass
 
+    step = twenty(lambda: ctx.launch(kernel, x))
+    with stream.capture() as graph:
+        step()
+
     works: tuple[Callable[[], object], ...] = (
         *(enter, lambda: ctx.allocate(NBYTES), lambda: ctx.copy(x, y), lambda: ctx.fill(x, 1)),
         *(stream.record, lambda: other.wait(event), lambda: ctx.launch(kernel, x)),
+        *(step, graph.replay),
     )
     return {kind: repeated(work, lambda: ctx.synchronize(TIMEOUT)) for kind, work in zip(KINDS, works, strict=True)}
 
@@ -75,6 +91,11 @@ def through_core(code: Any) -> Runs:
     x, y = (card.allocate(NBYTES, stream=stream) for _ in range(2))
     event, kernel, once = stream.record(), code.get_kernel("touch"), core.LaunchConfig(grid=1, block=1)
 
+    step = twenty(lambda: core.launch(stream, once, kernel, x))
+    builder = stream.create_graph_builder().begin_building()
+    twenty(lambda: core.launch(builder, once, kernel, x))()
+    graph = builder.end_building().complete()
+
     def wait() -> None:
         stream.sync()
         other.sync()
@@ -83,6 +104,7 @@ def through_core(code: Any) -> Runs:
         *(card.set_current, lambda: card.allocate(NBYTES, stream=stream).close(stream)),
         *(lambda: y.copy_to(x, stream=stream), lambda: x.fill(1, stream=stream)),
         *(stream.record, lambda: other.wait(event), lambda: core.launch(stream, once, kernel, x)),
+        *(step, lambda: graph.launch(stream)),
     )
     return {kind: repeated(work, wait) for kind, work in zip(KINDS, works, strict=True)}
 
@@ -125,10 +147,15 @@ def through_bindings(code: Any) -> Runs:
     def launch() -> None:
         call("cuLaunchKernel", kernel, *shape, stream, ((int(x),), (ctypes.c_void_p,)), 0)
 
+    call("cuStreamBeginCapture", stream, driver.CUstreamCaptureMode(2))
+    twenty(launch)()
+    graph = call("cuGraphInstantiate", call("cuStreamEndCapture", stream), 0)
+
     works = (
         *(switch, allocate, lambda: call("cuMemcpyDtoDAsync", x, y, NBYTES, stream)),
         lambda: call("cuMemsetD8Async", x, 1, NBYTES, stream),
         *(record, lambda: call("cuStreamWaitEvent", other, kept, 0), launch),
+        *(twenty(launch), lambda: call("cuGraphLaunch", graph, stream)),
     )
     return {kind: repeated(work, wait) for kind, work in zip(KINDS, works, strict=True)}
 
@@ -149,4 +176,5 @@ def area() -> Area:
         for kind, run in works.items()
     ]
     pairs = [(f"cuda.{kind}_{where}.tazza", f"cuda.{kind}_{where}.{peer}") for kind in KINDS for peer in PEERS]
+    pairs += [(f"cuda.replay_of_twenty_{where}.{who}", f"cuda.twenty_launches_{where}.{who}") for who in runs]
     return Area(cases, [Budget(*pair, at_most=50.0, gated=False) for pair in pairs])

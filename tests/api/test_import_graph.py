@@ -43,7 +43,7 @@ CORE = (
     *("admission", "budget", "charge", "recording", "survey", "memory"),
     "generator",
     *("arraylib", "task", "kernel", "arguments", "transfer", "placer", "statefile", "states", "progress"),
-    "compiled",
+    *("compiled", "graph", "capture"),
     *("gate", "health", "scope", "launching", "shortage", "binding", "spec", "context", "opening", "current"),
     *("dlpack", "export", "foreign", "loan", "borrow", "timeline", "tracefile", "trace", "shutdown"),
 )

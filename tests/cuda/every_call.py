@@ -28,7 +28,7 @@ from cuda.bindings import driver as api
 import tazza as tz
 from tazza.core import dlpack
 from tazza.core.runtime import live_runtimes
-from tazza.errors import ArgumentError, BackendError, DeviceLostError, TazzaError
+from tazza.errors import ArgumentError, BackendError, DeviceLostError, TazzaError, UsageError
 
 SOURCE = """
 extern "C" __global__ void scale(int count, float by, float *x) {
@@ -91,6 +91,7 @@ def program(opened: list[tz.Context]) -> None:
     use_tasks(one, two)
     use_other_libraries(one)
     use_kernels(one)
+    use_graphs(one)
     for ctx in opened:
         ctx.close(timeout=T)
 
@@ -221,6 +222,40 @@ def use_kernels(ctx: tz.Context) -> None:
     assert "scale" in said, f"the kernels that there are should be named: {said!r}"
     del scale
     ctx.memory.trim()
+
+
+def use_graphs(ctx: tz.Context) -> None:
+    """Capture copies, fills, kernels and a second stream; replay; drop one graph and close another; fail in between."""
+    scale, other = ctx.compile(image, "scale"), ctx.new_stream()
+    x, y = (ctx.asarray(np.full(100, 1.0, "float32")) for _ in range(2))
+    ctx.synchronize(T)
+    with ctx.stream.capture() as graph:
+        between = ctx.asarray(np.arange(100, dtype="float32"))
+        ctx.launch(scale[4, 32], 100, 3.0, between)
+        ctx.copy(x, between)
+        other.wait(ctx.stream.record())
+        ctx.fill(y, b"8 bytes ", stream=other)
+        ctx.copy(between[1:], between[:-1])
+        ctx.stream.wait(other)
+        del between
+    for stream in (ctx.stream, other):
+        graph.replay(stream)
+        expect(ctx.to_numpy(x), 3.0 * np.arange(100))
+    assert ctx.to_numpy(y).tobytes() == b"8 bytes " * 50
+    graph.close()
+    with other.capture() as second:
+        ctx.fill(x, 2.0)
+    second.replay()
+    expect(ctx.to_numpy(x), np.full(100, 2.0))
+    del graph, second
+    try:
+        with ctx.stream.capture():
+            ctx.fill(x, 5.0)
+            raise UsageError("on purpose")
+    except UsageError as error:
+        if getattr(error, "__notes__", ()):  # of what went wrong beside it
+            raise
+        expect(ctx.to_numpy(x), np.full(100, 2.0))
 
 
 # A case --------------------------------------------------------------------------------------------------------------

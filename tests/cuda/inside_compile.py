@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import tazza as tz
+from tazza.drivers.cuda.driver import CudaDriver
 from tazza.errors import ArgumentError, BackendError, ClosedError, CompileError, WrongDeviceError
 from tazza.hot.hooks import Operation, listen
 
@@ -157,6 +158,18 @@ def test_a_program_is_compiled_and_loaded_once_and_unloaded_after_its_last_kerne
     assert loads() == before + 2
 
 
+def test_a_program_that_was_unloaded_lends_its_code_to_none(ctx: tz.Context) -> None:
+    before, x = unloads(), ctx.asarray(np.zeros(1, "int32"))
+    for number in range(4):
+        source = f'extern "C" __global__ void k{number % 2}(int *x) {{ x[0] = {number}; }}'
+        ctx.launch(ctx.compile(source, f"k{number % 2}")[1, 1], x).result(timeout=TIMEOUT)
+        assert ctx.to_numpy(x).tolist() == [number]
+        gc.collect()
+        ctx.synchronize(timeout=TIMEOUT)
+        ctx.allocate(8)
+    assert unloads() > before
+
+
 def test_a_dropped_program_stays_until_the_queue_has_run_its_kernels(ctx: tz.Context) -> None:
     x, gate, stream, gone = ctx.asarray(np.ones(100, "float32")), tz.HostEvent(), ctx.new_stream(), unloads()
     stream.wait(gate)
@@ -170,6 +183,20 @@ def test_a_dropped_program_stays_until_the_queue_has_run_its_kernels(ctx: tz.Con
     ctx.synchronize(timeout=TIMEOUT)
     ctx.allocate(8)
     assert unloads() == gone + 1
+
+
+def test_relief_passes_by_a_program_that_is_still_used(ctx: tz.Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = ctx.compile(SOURCE + "// in the way\n", "nothing")
+    ctx.launch(program[1, 1])
+    monkeypatch.setattr(CudaDriver, "event_query", lambda self, device, event: False)  # the queue is never so far
+    del program
+    gc.collect()
+    with tz.open("cuda:0", memory_limit="64KiB") as small:
+        assert ctx.stream.runtime.loans
+        with pytest.raises(tz.OutOfMemoryError):
+            small.allocate(1 << 20)
+        monkeypatch.undo()
+    ctx.synchronize(timeout=TIMEOUT)
 
 
 def test_many_threads_compile_and_launch_at_once(ctx: tz.Context) -> None:

@@ -60,3 +60,29 @@ def test_nvidias_libraries_are_found_and_fit(ctx: tz.CUDAContext) -> None:
         assert library.version[0] >= 9
     assert ctx.cublas_handle()
     assert ctx.cudnn_handle()
+
+
+def test_a_captured_step_is_replayed(ctx: tz.CUDAContext) -> None:
+    source = 'extern "C" __global__ void add(double *x, double by) { x[threadIdx.x] += by; }'
+    add, x, pinned = ctx.compile(source, "add"), ctx.empty(256), ctx.memory.pinned.allocate(2048, dtype="float64")
+    np.asarray(pinned)[:] = 3
+    host = np.full(256, 4.0)
+    other = ctx.new_stream()
+    with ctx.stream.capture() as graph:
+        ctx.copy(x, pinned)
+        between = ctx.asarray(host)  # ordinary memory: a snapshot that each replay reads
+        ctx.launch(add[1, 256], x, 1.0)
+        other.wait(ctx.stream)
+        ctx.launch(add[1, 256], between, 1.0, stream=other)
+        ctx.stream.wait(other)
+        ctx.copy(x[128:], between[128:])
+        ctx.fill(between, 0.25)  # a pattern that the driver has no fill for
+        ctx.copy(x[:8], between[:8])
+    host[:] = 0
+    for number in range(3):
+        np.asarray(pinned)[:] = number
+        graph.replay(ctx.stream if number % 2 else other)
+        expected = [0.25] * 8 + [number + 1.0] * 120 + [5.0] * 128
+        assert ctx.to_numpy(x).tolist() == expected
+        assert (ctx.to_numpy(between) == 0.25).all()
+    graph.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.litmus.table import PAGE, litmus_programs, page
 
-RULES = {1, 2, 3, 4, 5, 6, 8, 10, 12, 13, 15}
+RULES = {1, 2, 3, 4, 5, 6, 8, 10, 11, 12, 13, 15}
 
 
 def test_the_page_is_up_to_date() -> None:

@@ -36,6 +36,13 @@ class RecordingStream(FakeStream):
     def mark(self) -> FakeEvent:
         return FakeEvent(self)
 
+    def hold(self, number: int) -> FakeEvent | None:
+        return None if self.reached(number) else self.mark()
+
+    def unfinished(self) -> FakeEvent | None:
+        end = self.mark()
+        return None if end.is_done else end
+
 
 def make(
     kind: str = "caching", capacity: int | None = None, limit: int | None = None
@@ -248,7 +255,8 @@ def test_relief_trims_own_cache_after_its_events() -> None:
 def test_relief_trims_the_other_pools_of_the_device() -> None:
     context, memory, source = make(capacity=1 << 20)
     other_pool = context.pool.owner.pools["second"] = MemoryPool(context.pool.owner, "caching")
-    other = FakeContext(other_pool.pool)
+    other: Any = FakeContext(other_pool.pool)
+    other.stream0 = RecordingStream(other_pool.pool.new_lane())
     other.allocate(1 << 19)
     assert context.allocate((1 << 20) - 4096).nbytes == (1 << 20) - 4096
     assert source.releases == 1

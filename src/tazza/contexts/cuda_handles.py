@@ -19,7 +19,7 @@ from tazza.core.pool import pool_of
 from tazza.core.runtime import DeviceRuntime
 from tazza.core.stream import Stream
 from tazza.drivers.cuda.libraries import NativeLibrary, load_library
-from tazza.errors import BackendError
+from tazza.errors import BackendError, UsageError
 from tazza.hot import Buffer, after_fork
 from tazza.hot.buffer import make_buffer
 
@@ -93,6 +93,11 @@ class DeviceHandles:
 
     def cublas(self, stream: Stream) -> int:
         """The thread's cublasHandle_t, bound to the stream and to scratch memory of the thread's in that stream."""
+        if stream.runner.capture is not None:
+            raise UsageError(
+                f"{stream!r} is being captured, and cuBLAS's scratch memory serves other calls too: make a handle of "
+                "your own, and bind it to stream.native inside the capture"
+            )
         library, native, held = self._of("cublas", stream, "cublasCreate_v2")
         scratch = held.scratch.get(stream)
         if scratch is None:

@@ -41,6 +41,8 @@ class Arguments:
                 self.are_plain = False
         for need in (*self.needs, *self.host_needs):
             need.check_use()
+            if need.captured is not None:
+                need.captured.admit(stream, need)
 
     def _sort(self, leaf: Any) -> None:
         kind = type(leaf)

@@ -231,6 +231,10 @@ class _Launch(Submission):
         super().__init__(stream, kernel.name, needs=needs)
         self._kernel, self._shape, self._arguments = kernel, shape, args
 
+    @property
+    def kept(self) -> tuple[object, ...]:
+        return (self._kernel,)
+
     def run(self) -> None:
         self.hand_over(None)
 

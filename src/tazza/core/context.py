@@ -145,6 +145,8 @@ class Context(ContextCore):
             DeadlockError: called from a task of one of these streams.
         """
         self._runtime.check()
+        if self.stream.runner.capture is not None:
+            self.stream.runner.capture.refuse_waiting()
         self._drain(time.monotonic() + timeout_or_default(timeout))
         self._runtime.check()  # what a lost device had queued is over, and was not done
         self.failures.raise_first()

@@ -59,12 +59,16 @@ class EventStatus(enum.Enum):
 
 @final
 class Placement:
-    """Where a native event lies, so that queues of the same driver can wait for it without the host."""
+    """Where a native event lies, so that queues of the same driver can wait for it without the host.
 
-    __slots__ = ("__weakref__", "_generation", "device", "driver", "handle")
+    Attributes:
+        capture: the capture in which it was recorded, outside of which it is of no use, or None.
+    """
 
-    def __init__(self, driver: Driver, device: DeviceInfo, handle: Handle) -> None:
-        self.driver, self.device, self.handle = driver, device, handle
+    __slots__ = ("__weakref__", "_generation", "capture", "device", "driver", "handle")
+
+    def __init__(self, driver: Driver, device: DeviceInfo, handle: Handle, capture: Any = None) -> None:
+        self.driver, self.device, self.handle, self.capture = driver, device, handle, capture
         self._generation = generation()
 
     def __del__(self) -> None:
@@ -111,6 +115,12 @@ class Waitable(abc.ABC):
         return self._placed
 
     @property
+    def captured(self) -> Any:
+        """The capture that it is part of and that alone can wait for it, or None."""
+        placement = self._placement
+        return None if placement is None or self._done.is_set else placement.capture
+
+    @property
     def error(self) -> BaseException | None:
         """The failure, or None."""
         return self._done.outcome
@@ -131,9 +141,12 @@ class Waitable(abc.ABC):
 
         Raises:
             BackendError: the driver cannot tell, on a device that is well. It may be over or not, and is asked again.
+            UsageError: it is part of a capture.
         """
         placement = self._placement
         if not self._done.is_set and placement is not None and self._ends_with_placement():
+            if placement.capture is not None:
+                raise placement.capture.refusal(self)
             try:
                 if placement.driver.event_query(placement.device, placement.handle):
                     self.finish()
@@ -355,7 +368,8 @@ class Event(Waitable):
         raise UnsupportedError("events of different devices have no common clock; time each device by itself")
 
     def __repr__(self) -> str:
-        return f"<Event {self.number} of {self.stream!r}, {self.status.name.lower()}>"
+        word = "captured" if self.captured is not None else self.status.name.lower()
+        return f"<Event {self.number} of {self.stream!r}, {word}>"
 
 
 @final

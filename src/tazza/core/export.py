@@ -23,10 +23,10 @@ from tazza.core.event import Event
 from tazza.core.failures import Failures
 from tazza.core.native import NativeRunner
 from tazza.core.stream import make_runner
-from tazza.core.submission import Record
+from tazza.core.submission import Record, Wait
 from tazza.core.transfer import is_contiguous
 from tazza.errors import BackendError, CleanupWarning, ExportError, WaitTimeoutError
-from tazza.hot import Buffer, array_of, generation
+from tazza.hot import Buffer, array_of, generation, top
 from tazza.util.hostmemory import HostMemory
 from tazza.util.report import report
 
@@ -117,7 +117,27 @@ class Exports:
             "stream": self._one_stream(buffer),
         }
 
+    def _capturing(self) -> Any:
+        """The runner of the current stream, where the calling thread captures that; else None."""
+        frame = top()
+        stream: Any = None if frame is None else frame.stream
+        if stream is None or stream.runtime is not self._runtime:
+            return None
+        runner = stream.runner
+        return runner if runner.capture is not None and runner.capture.is_here else None
+
+    def _captured(self, buffer: Buffer, runner: Any) -> int:
+        """Have the graph of a capture hold the memory; returns the queue, for a consumer that captures too."""
+        runner.submit(Wait(runner, "export", needs=runner.capture.uses(buffer, runner)))
+        return self._number_of(runner)
+
+    def _number_of(self, runner: Any) -> int:
+        return int(self._runtime.driver.queue_native(self._runtime.info, runner.handle))
+
     def _one_stream(self, buffer: Buffer) -> int | None:
+        capturing = self._capturing()
+        if capturing is not None:
+            return self._captured(buffer, capturing)
         users = [one for one in buffer._streams() if not one.reached(one.submitted)]
         made: Event | None = buffer.block.made
         if not users and (made is None or made.poll()):
@@ -135,7 +155,7 @@ class Exports:
             chosen.follow(made)
         if not chosen.undefer(seconds):
             raise WaitTimeoutError(f"{buffer!r} is used behind something that only the host can resolve")
-        return int(self._runtime.driver.queue_native(self._runtime.info, chosen.handle)) or _LEGACY
+        return self._number_of(chosen) or _LEGACY
 
     def _is_ours(self, runner: Any) -> bool:
         return isinstance(runner, NativeRunner) and not runner.closed and runner.runtime is self._runtime
@@ -156,6 +176,10 @@ class Exports:
                 "copy: got True, expected False or None: make the copy with ctx.asarray(buffer, copy=True)"
             )
         handle = _handle_of(stream)
+        capturing = self._capturing()
+        if capturing is not None and handle == self._number_of(capturing):
+            handle = _UNORDERED  # it is in the capture's order, and the graph keeps the memory
+            self._captured(buffer, capturing)
         runner = None if handle == _UNORDERED else self.runner_of(handle)
         if runner is not None:
             self._order_behind(buffer, runner)

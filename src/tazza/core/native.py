@@ -60,6 +60,11 @@ class NativeRunner(Runner):
         # submits goes to the queue at once, what other threads submit meanwhile is deferred.
         self._turn, self._turn_number = 0, 0
 
+    @property
+    def is_adopted(self) -> bool:
+        """Whether another library made the queue, and may use it without a word."""
+        return not self._owned
+
     def submit(self, submission: Submission, timeout: float | None = None, *, bounded: bool = True) -> None:
         thread = threading.get_ident()
         if self._turn == thread:

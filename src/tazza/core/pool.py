@@ -101,8 +101,8 @@ class MemoryPool:
         """
         # Streams of any device may use memory of the host. Nothing runs on a lost one, and it tells nothing.
         users = [use for use in block.users or () if use[0].runtime.lost() is None]
-        events = [runner.mark() for runner, number in users if not runner.reached(number)]
-        if block.island and not self.supply.ordered:
+        events = [held for runner, number in users if (held := runner.hold(number)) is not None]
+        if block.island and not self.supply.orders(self._home(block.lane)):
             home = self.quiescent(block.lane)
             if home is not None:
                 events.append(home)
@@ -111,15 +111,14 @@ class MemoryPool:
     def quiescent(self, lane: Lane) -> Any | None:
         """Record an event on the lane's stream unless all its work is done."""
         home = self._home(lane)
-        return None if home is None or home.reached(home.submitted) else home.mark()
+        return None if home is None else home.hold(home.submitted)
 
     def order(self, lane: Lane) -> Any | None:
         """Record an event on the lane's stream unless its work up to ``lane.freed_at`` is done."""
         home = self._home(lane)
         if home is None or home.reached(lane.freed_at):
             return None
-        event = home.mark()
-        return None if event.is_done else event
+        return home.unfinished()
 
     def _home(self, lane: Lane) -> Any | None:
         """Return who knows the lane's queue; None where no queue works, as on a lost device."""

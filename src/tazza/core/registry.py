@@ -85,6 +85,7 @@ _NAMES: dict[str, str] = {
     "arrays.host.torch": "tazza.arrays.host_torch:HostTorch",
     "arrays.device.buffers": "tazza.arrays.device_buffers:DeviceBuffers",
     "arrays.device.numpy": "tazza.arrays.device_numpy:DeviceNumpy",
+    "capture": "tazza.core.capture:CaptureScope",
     "context.cpu": "tazza.contexts.cpu:CPUContext",
     "context.cuda": "tazza.contexts.cuda:CUDAContext",
     "foreign.export": "tazza.core.export:Exports",

@@ -60,10 +60,12 @@ class Runner(abc.ABC):
         label: the stream's name.
         submitted: number of the last submission that entered.
         is_inline: work is done when `submit` returns.
+        capture: the capture (`tazza.core.capture`) that takes note of what is submitted, or None.
         closed: nothing enters any more.
     """
 
     is_inline = False
+    capture: Any = None
 
     def __init__(self, runtime: DeviceRuntime, lane: Lane, label: str, failures: Failures) -> None:
         self.runtime, self.lane, self.label = runtime, lane, label
@@ -146,6 +148,15 @@ class Runner(abc.ABC):
         if self.runtime.lost() is None:
             self.reached(0)
         return True
+
+    def hold(self, number: int) -> Any | None:
+        """What memory is kept for that it used up to `number`, a ticket of the pool; None where it is not any more."""
+        return None if self.reached(number) else self.mark()
+
+    def unfinished(self) -> Event | None:
+        """See `mark`; None where that is over."""
+        end = self.mark()
+        return None if end.is_done else end
 
     def letting_go(self, wanted: Callable[[Buffer], bool]) -> Event | None:
         """An event after which none of the wanted buffers is held for queued work; None where none is."""

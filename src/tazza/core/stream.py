@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Any, NoReturn, final
+from contextlib import AbstractContextManager
+from typing import Any, NoReturn, cast, final
 
+from tazza.core import registry
 from tazza.core.completion import timeout_or_default
 from tazza.core.event import Event, Waitable
 from tazza.core.failures import Failures
@@ -72,10 +74,14 @@ class Stream(StreamCore):
         if isinstance(what, Stream):
             if what is self:
                 return
+            if self.runner.capture is not None:
+                self.runner.capture.refuse_outside(what)
             what = what.record()
         if not isinstance(what, Waitable):
             raise ArgumentError.of("what", what, "an Event, HostEvent, Task or Stream")
         what.check_use()
+        if what.captured is not None:
+            what.captured.admit(self, what)
         if getattr(what.stream, "runner", None) is self.runner and not self.is_inline:
             return
         if point.listeners is not None:
@@ -106,6 +112,38 @@ class Stream(StreamCore):
         if context is not None:
             context.failures.raise_first(self.runner)
 
+    def capture(self) -> AbstractContextManager[Any]:
+        """Take note of what this thread submits to the stream inside ``with stream.capture() as graph:``.
+
+        Nothing of it runs; each ``graph.replay()`` afterwards runs all of it, as one submission. Makes the stream the
+        current one. Memory allocated inside belongs to the graph. Waits until nothing of the stream is deferred.
+
+        Inside, an event of `record` serves `wait` of streams of this device, which thereby take part, and must be
+        waited for before the end. What comes from outside must be over. `native` is a queue of the capture's own, and
+        what libraries put into it is captured. The body must not await.
+
+        Raises:
+            UnsupportedError: the device has no graphs, or the stream's queue is another library's.
+            UsageError: in a task, or the stream is being captured already. Inside: a wait of the host for the stream,
+                or another thread that uses it. At the end: a stream that took part was not waited for.
+            What a task that was launched inside has failed with: at the end, which gives no graph.
+
+        >>> import tazza as tz
+        >>> with tz.open("cpu") as ctx:
+        ...     try:
+        ...         ctx.stream.capture()
+        ...     except tz.errors.UnsupportedError as error:
+        ...         "call the function again" in str(error)
+        True
+        """
+        if not self.runtime.capabilities.capture:
+            raise UnsupportedError(
+                f"{self.runtime.name} has no graphs: call the function again, or capture on a device that has, such as "
+                "cuda:0"
+            )
+        scope: AbstractContextManager[Any] = registry.load("capture")(self)
+        return scope
+
     # For memory that the stream uses -------------------------------------------------------------------------------
 
     def mark(self) -> Event:
@@ -126,6 +164,11 @@ class Stream(StreamCore):
         return self.runner.reached(number)
 
     # Life ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def is_lent(self) -> bool:
+        """Whether the queue is a library state's. Internal."""
+        return self._is_lent
 
     def close(self) -> None:
         """Accept nothing more; helper threads end after what is queued. Idempotent, never blocks.
@@ -194,16 +237,19 @@ class Stream(StreamCore):
     def native(self) -> object:
         """The queue as other libraries know it, after everything deferred was handed to it.
 
+        Inside a capture of the stream that is the capture's, of no use afterwards.
+
         Raises:
             UnsupportedError: the device has no native queues (CPU).
             WaitTimeoutError: something is still deferred after ``TAZZA_WAIT_TIMEOUT``.
         """
         self.runtime.check()
-        if not isinstance(self.runner, NativeRunner):
+        runner: Any = self.runner
+        if not self.runtime.capabilities.queues:
             raise UnsupportedError(f"{self.runtime.name} has no native queues; launch a function on the stream instead")
-        if not self.runner.undefer(timeout_or_default(None)):
+        if not runner.undefer(timeout_or_default(None)):
             raise WaitTimeoutError(f"{self!r} still waits for something that only the host can resolve")
-        return self.runtime.driver.queue_native(self.runtime.info, self.runner.handle)
+        return self.runtime.driver.queue_native(self.runtime.info, runner.handle)
 
 
 def making(buffer: Buffer, stream: Stream | Runner) -> tuple[Event, ...]:
@@ -212,6 +258,9 @@ def making(buffer: Buffer, stream: Stream | Runner) -> tuple[Event, ...]:
     That is the copy or draw that filled it, and the last use of the same memory before it was handed out again: nobody
     but the pool can know of that. Later uses are ordered by whoever makes them.
     """
+    capture = stream.runner.capture
+    if capture is not None:
+        return cast("tuple[Event, ...]", capture.uses(buffer, stream.runner))
     made: Event | None = buffer.block.made
     if made is None or stream.lane is buffer.block.lane or made.stream.runner is stream.runner:
         return ()

@@ -44,6 +44,11 @@ class Submission(abc.ABC):
         self.number = 0
 
     @property
+    def kept(self) -> tuple[object, ...]:
+        """Objects that must live as long as it may be repeated, where it was captured."""
+        return self.holds
+
+    @property
     def end(self) -> Placement | None:
         """The event at its end, where `hand_over` has recorded one itself."""
         return None

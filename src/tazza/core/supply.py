@@ -14,6 +14,7 @@ from typing import Any, final
 
 from tazza.core.device import device
 from tazza.core.event import Event
+from tazza.core.native import NativeRunner
 from tazza.core.runtime import runtime_of
 from tazza.core.segment import PAGE, Header, Segment, create
 from tazza.core.submission import Submission
@@ -31,7 +32,6 @@ class Supply(abc.ABC):
     Attributes:
         cached: the pool keeps what comes back for reuse.
         exact: the pool reserves what is asked for and nothing more, as the memory is costly.
-        ordered: memory is taken and given back in the order of its home stream.
         alignment: of every address, in bytes.
         owner: the device runtime in whose memory domain the addresses lie.
         advice: what to do where there is no more of it.
@@ -39,7 +39,6 @@ class Supply(abc.ABC):
 
     cached = False
     exact = False
-    ordered = False
     alignment = PAGE
     owner: Any
     advice = "use smaller batches, drop some of what is held, or another device"
@@ -58,7 +57,11 @@ class Supply(abc.ABC):
 
     @abc.abstractmethod
     def release(self, address: int, home: Any) -> None:
-        """Give back what `reserve` returned; nothing uses it any more but, where it is `ordered`, what `home` has."""
+        """Give back what `reserve` returned; nothing uses it any more but, where it `orders` that, what `home` has."""
+
+    def orders(self, home: Any) -> bool:
+        """Tell whether memory may come back before its home stream's work is over, as that is waited for here."""
+        return False
 
     def has_room(self, nbytes: int) -> bool:
         """Tell whether so many bytes are known to be free; False where only trying tells."""
@@ -90,11 +93,9 @@ class DeviceSupply(Supply):
 class DriverSupply(Supply):
     """The driver's own pool, which other libraries of the process may use too.
 
-    A stream takes and gives back at once, in its queue's order. What has no stream of its own, as in a task's function,
-    is the device's plain memory, and given back when its users are over, as is what outlives its stream.
+    A stream takes and gives back at once, in its queue's order. What has no queue of its own, as in a task's function
+    or a capture, is the device's plain memory, and given back when its users are over, as is what outlives its stream.
     """
-
-    ordered = True
 
     def __init__(self, runtime: Any) -> None:
         if not runtime.capabilities.ordered_memory:
@@ -103,23 +104,25 @@ class DriverSupply(Supply):
         self.alignment = max(64, runtime.capabilities.alignment)
 
     def reserve(self, nbytes: int, home: Any) -> tuple[int, Event | None]:
-        if home is not None:
+        if isinstance(home, NativeRunner):
             try:
-                made: tuple[int, Event] = home.allocate(nbytes)
-                return made
+                return home.allocate(nbytes)
             except ClosedError:  # as if it had no stream
                 pass
         return int(self.owner.driver.memory_allocate(self.owner.info, nbytes)), None
 
     def release(self, address: int, home: Any) -> None:
         runtime = self.owner
-        if home is None:
+        if not isinstance(home, NativeRunner):
             runtime.driver.memory_free(runtime.info, address)
             return
         try:
             home.submit(_Free(home, address), bounded=False)
         except ClosedError:  # its queue may be gone; its last event tells when its work is over
             runtime.loans.append(_Outliving(runtime, address, home.mark()))
+
+    def orders(self, home: Any) -> bool:
+        return isinstance(home, NativeRunner)
 
     def has_room(self, nbytes: int) -> bool:
         return bool(self.owner.driver.memory_info(self.owner.info).free >= nbytes)

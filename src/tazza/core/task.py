@@ -29,7 +29,7 @@ from tazza.hot import Buffer, Frame, run_in
 from tazza.spi import Handle
 from tazza.util.log import info
 
-__all__ = ["Task", "TaskSubmission", "wait"]
+__all__ = ["InFlight", "Task", "TaskSubmission", "wait"]
 
 _PENDING, _RUNNING, _OVER = range(3)
 
@@ -234,7 +234,7 @@ class TaskSubmission(Submission):
 
     is_host_function = True
 
-    __slots__ = ("_args", "_frame", "_function", "_is_plain", "_moved", "runs_at_submission", "task")
+    __slots__ = ("_args", "_frame", "_function", "_is_plain", "_moved", "_queue", "runs_at_submission", "task")
 
     def __init__(
         self,
@@ -253,6 +253,7 @@ class TaskSubmission(Submission):
         self._is_plain = plain
         self.runs_at_submission = task.runs_at_submission
         self._moved: dict[int, Any] = {}
+        self._queue: Handle = None
 
     def enter(self, number: int) -> None:
         self.number = self.task.number = number
@@ -265,12 +266,17 @@ class TaskSubmission(Submission):
                 self._moved[id(need)] = self._move(need)
 
     @property
+    def kept(self) -> tuple[object, ...]:
+        return self.holds[:1]  # the arguments; the rest says that it is in flight
+
+    @property
     def end(self) -> Placement | None:
         return self.task.placement
 
     def hand_over(self, queue: Handle) -> None:
         runtime = self.stream.runtime
         if self.runs_at_submission:
+            self._queue = queue
             self.perform()
             return
         try:
@@ -390,14 +396,14 @@ class TaskSubmission(Submission):
 
     def _finish_in_queue(self, result: Any, error: BaseException | None, arguments: tuple[Any, ...]) -> None:
         """End with what the function enqueued; until then the stream holds the arguments."""
-        runtime, runner = self.stream.runtime, self.stream.runner
+        runtime = self.stream.runtime
         try:
-            handle = runtime.driver.event_record(runtime.info, runner.handle, False)
+            handle = runtime.driver.event_record(runtime.info, self._queue, False)
         except BackendError as lost:
             self._finish(None, error or keep_without_frames(runtime.lost() or lost, f"task {self.label!r}"))
             return
         self._release()
-        self.holds = arguments, _InFlight(runtime.in_flight, self.label)
+        self.holds = arguments, InFlight(runtime.in_flight, self.label)
         self.task.end_in_queue(Placement(runtime.driver, runtime.info, handle), result, error)
 
     def _finish(self, result: Any, error: BaseException | None) -> None:
@@ -411,8 +417,8 @@ class TaskSubmission(Submission):
 
 
 @final
-class _InFlight:
-    """Names a task among those in flight until the stream lets go of this."""
+class InFlight:
+    """Names work among what is in flight until the stream lets go of this."""
 
     __slots__ = ("_labels",)
 

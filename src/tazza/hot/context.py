@@ -10,6 +10,7 @@ from typing import Any, Self, TypeVar
 import numpy.typing as npt
 
 from tazza.errors import ArgumentError, InternalError
+from tazza.hot import _native
 from tazza.hot._layout import Layout, allocation_layout, whole_nbytes
 from tazza.hot.account import Account
 from tazza.hot.buffer import Buffer, make_buffer
@@ -146,6 +147,8 @@ class ContextCore(Scope):
         lane = None if stream is None else stream.lane
         if frame is not None and frame.task is not None and self.task_lane is not None:
             lane = self.task_lane
+        if stream is not None and stream.arena is not None and stream.captor == _native.thread_ident():
+            lane = stream.arena
         if lane is None or account is None:
             raise InternalError(f"{self!r} has no stream or account yet")
         pool = lane.pool

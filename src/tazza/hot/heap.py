@@ -125,6 +125,10 @@ class Heap:
         del self.segments[address]
         return size
 
+    def chunk_nbytes(self) -> int:
+        """Return the bytes of some free chunk; 0 where there is none."""
+        return next(iter(self._free.values()), 0)
+
     def idle_nbytes(self) -> int:
         """Return the bytes of all wholly free segments."""
         return sum(key >> _ADDRESS_BITS for key in self._idle)

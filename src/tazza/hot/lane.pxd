@@ -53,8 +53,10 @@ cdef class Lane:
 
 cdef class StreamCore:
     cdef public Lane lane
+    cdef public Lane arena
     cdef object __weakref__
     cdef public long generation
+    cdef public unsigned long captor
 
 cdef Py_ssize_t STACKED
 

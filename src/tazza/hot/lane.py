@@ -246,6 +246,23 @@ class Lane:
             self.busy = other.busy = False
         return True
 
+    def empty(self) -> list[Block]:
+        """Take all that is free out of the heaps, as blocks that nobody has yet; none where a heap is at work."""
+        taken: list[Block] = []
+        if self.busy:
+            return taken
+        self.busy = True
+        try:
+            self._empty_stacks()
+            for heap in (self.small, self.large):
+                while nbytes := heap.chunk_nbytes():
+                    block = Block(heap.allocate(nbytes), nbytes, self, self.pool, small=heap is self.small)
+                    self.blocks[block.address] = block
+                    taken.append(block)
+        finally:
+            self.busy = False
+        return taken
+
     def unstack(self) -> None:
         """Put the stacked blocks back into the heap, unless one is at work."""
         if self.stacked_nbytes and not self.busy:
@@ -279,6 +296,8 @@ class StreamCore:
     Attributes:
         lane: the `Lane` from which work on this stream allocates; one that is not shared has the stream as its home.
         generation: the process generation (see `tazza.hot.process`) in which the stream was made.
+        arena: where the thread `captor` takes memory from instead, tasks too, while it captures the stream.
+        captor: the identity of that thread.
 
     >>> StreamCore().lane is None
     True
@@ -287,3 +306,5 @@ class StreamCore:
     def __init__(self) -> None:
         self.lane: Lane | None = None
         self.generation = process.generation
+        self.arena: Lane | None = None
+        self.captor = 0

@@ -232,3 +232,37 @@ class Driver(abc.ABC):
     def event_destroy(self, device: DeviceInfo, event: Handle) -> None:
         """Give the event back; it may still be waited for by queues."""
         raise UnsupportedError(f"{device.name} has no queues")
+
+    # Graphs (where `Capabilities.capture` is true) -----------------------------------------------------------------
+
+    def capture_begin(self, device: DeviceInfo, queue: Handle) -> None:
+        """Have an idle queue of the core's own take note of what is put into it, instead of doing it.
+
+        Until the end other queues go on as ever, memory can be allocated, and events recorded in the queue serve
+        `queue_wait` of queues that take part, nothing else. Host memory that a copy names is read by each launch.
+        """
+        raise UnsupportedError(f"{device.name} captures nothing")
+
+    def capture_join(self, device: DeviceInfo, queue: Handle, captured: Handle, event: Handle) -> None:
+        """Have another idle queue take part in the capture of the queue `captured`, after an event recorded in it."""
+        raise UnsupportedError(f"{device.name} captures nothing")
+
+    def capture_end(self, device: DeviceInfo, queue: Handle) -> Handle:
+        """End a capture and return its graph, ready to launch; on an error nothing of it is left.
+
+        Raises:
+            UsageError: a queue that took part is not waited for by the first one.
+        """
+        raise UnsupportedError(f"{device.name} captures nothing")
+
+    def capture_abort(self, device: DeviceInfo, queue: Handle) -> None:
+        """End a capture, whatever state it is in, and keep nothing of it."""
+        raise UnsupportedError(f"{device.name} captures nothing")
+
+    def graph_launch(self, device: DeviceInfo, queue: Handle, graph: Handle) -> None:
+        """Put all of a graph into a queue as one piece of work, after earlier launches of the same graph."""
+        raise UnsupportedError(f"{device.name} has no graphs")
+
+    def graph_destroy(self, device: DeviceInfo, graph: Handle) -> None:
+        """Give a graph back that no queue runs any more."""
+        raise UnsupportedError(f"{device.name} has no graphs")

@@ -102,6 +102,7 @@ class Capabilities:
         array_libraries: names accepted by ``arrays=``, the default first.
         kernel_language: of the source that `Driver.program_load` takes: ``"CUDA C++"``; empty where it takes none.
         exports: by which array interface other libraries know its memory: ``"cuda"``, or empty where by none.
+        capture: what is submitted to a queue can be captured into a graph, and replayed.
         array_allocations: whether memory taken by the array library itself is ``"hooked"`` or ``"outside"``.
     """
 
@@ -122,6 +123,7 @@ class Capabilities:
     kernel_language: str = ""
     array_allocations: str = "outside"
     exports: str = ""
+    capture: bool = False
 
 
 class KernelInfo(NamedTuple):

@@ -51,8 +51,15 @@ static bool load(Image *image, const void *code, size_t size) {
             return false;
         done += (size_t)n;
     }
-    char path[64];
-    snprintf(path, sizeof path, "/proc/self/fd/%d", image->file);
+    /* A library that cannot be closed (it has unique symbols) stays known by its path, and the number of its file is
+     * given to the next image: so each load has a path of its own, its number written in "/" and "/.". */
+    static uint32_t loads;
+    char path[128] = "/proc/self/fd";
+    size_t length = strlen(path);
+    loads++;
+    for (int bit = 0; bit < 32; bit++)
+        length += (size_t)snprintf(path + length, sizeof path - length, loads >> bit & 1 ? "/." : "/");
+    snprintf(path + length, sizeof path - length, "/%d", image->file);
     pthread_mutex_unlock(&lock); /* constructors in the image are the client's code */
     image->loaded = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     const char *why = image->loaded ? NULL : dlerror();

@@ -7,6 +7,7 @@ import uuid
 from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
+from tazza.drivers.cuda.graphs import CapturedGraph, Captures
 from tazza.drivers.cuda.loading import is_emulated, load, restore
 from tazza.drivers.cuda.moving import copy_within, fill
 from tazza.drivers.cuda.primary import Primary
@@ -64,6 +65,7 @@ class CudaDriver(Driver):
         count = self._ask("cuDeviceGetCount")
         primaries = [Primary(api, *self._describe(ordinal)) for ordinal in range(count)]
         self._primaries = {primary.info.uuid: primary for primary in primaries}
+        self._captures = Captures()
 
     def _ask(self, call: str, *args: Any) -> Any:
         """Call the driver about a device, which needs no context."""
@@ -114,6 +116,7 @@ class CudaDriver(Driver):
             array_libraries=("buffers",),
             kernel_language="CUDA C++",
             exports="cuda",
+            capture=True,
         )
 
     def poison(self, device: DeviceInfo) -> str | None:
@@ -178,7 +181,8 @@ class CudaDriver(Driver):
     ) -> None:
         primary = self._of(device)
         if kind is CopyKind.WITHIN:
-            copy_within(primary, queue, dst, src, nbytes)
+            if not (self._captures and self._captures.copy_within(primary, queue, dst, src, nbytes)):
+                copy_within(primary, queue, dst, src, nbytes)
         elif kind is CopyKind.PEER:
             self._copy_to_peer(primary, queue, dst, src, nbytes)
         else:
@@ -207,7 +211,9 @@ class CudaDriver(Driver):
         return found[0]
 
     def fill(self, device: DeviceInfo, queue: Handle | None, dst: Address, pattern: bytes, nbytes: int) -> None:
-        fill(self._of(device), queue, dst, pattern, nbytes)
+        primary = self._of(device)
+        if not (self._captures and self._captures.fill(primary, queue, dst, pattern, nbytes)):
+            fill(primary, queue, dst, pattern, nbytes)
 
     # Compiled kernels ----------------------------------------------------------------------------------------------
 
@@ -296,6 +302,27 @@ class CudaDriver(Driver):
     def event_destroy(self, device: DeviceInfo, event: Handle) -> None:
         recorded = cast(Recorded, event)
         self._of(device).give_event(recorded.native, recorded.timing)
+
+    # Graphs --------------------------------------------------------------------------------------------------------
+
+    def capture_begin(self, device: DeviceInfo, queue: Handle) -> None:
+        self._captures.begin(self._of(device), queue)
+
+    def capture_join(self, device: DeviceInfo, queue: Handle, captured: Handle, event: Handle) -> None:
+        self.queue_wait(device, queue, event)
+        self._captures.join(queue, captured)
+
+    def capture_end(self, device: DeviceInfo, queue: Handle) -> Handle:
+        return self._captures.end(self._of(device), queue)
+
+    def capture_abort(self, device: DeviceInfo, queue: Handle) -> None:
+        self._captures.abort(self._of(device), queue)
+
+    def graph_launch(self, device: DeviceInfo, queue: Handle, graph: Handle) -> None:
+        cast(CapturedGraph, graph).launch(self._of(device), queue)
+
+    def graph_destroy(self, device: DeviceInfo, graph: Handle) -> None:
+        cast(CapturedGraph, graph).destroy(self._of(device))
 
 
 _DTYPES = (

@@ -206,6 +206,154 @@ def _source(target: Target) -> str:
     return SOURCES[target.capabilities.kernel_language]
 
 
+# Capture and replay ------------------------------------------------------------------------------------------------
+
+
+@needs("capture")
+def test_captured_work_runs_on_each_replay_and_not_before(target: Target) -> None:
+    with target.open() as ctx:
+        x, stream, increase = ctx.asarray(target.numbers(100), copy=True), ctx.new_stream(), functions_of(ctx).increase
+        ctx.synchronize(timeout=TIMEOUT)
+        with stream.capture() as graph:
+            for _ in range(3):
+                ctx.launch(increase, x)
+        assert (ctx.to_numpy(x) == target.numbers(100)).all()
+        for number in range(1, 5):
+            graph.replay(stream if number % 2 else ctx.new_stream())
+            assert (ctx.to_numpy(x) == target.numbers(100) + 3 * number).all()
+        ctx.launch(increase, x)
+        graph.close()
+        assert (ctx.to_numpy(x) == target.numbers(100) + 13).all()
+
+
+@needs("capture")
+def test_copies_and_fills_of_any_kind_are_replayed(target: Target) -> None:
+    values = target.numbers(100)
+    with target.open() as ctx:
+        x, y, z = (ctx.empty(100, "float32") for _ in range(3))
+        host = values.copy()
+        with ctx.stream.capture() as graph:
+            ctx.copy(x, host)
+            ctx.copy(y, x)
+            ctx.copy(x[1:], x[:-1])
+            ctx.fill(z[:50], 7.5)
+            ctx.fill(z[50:], values[:10].tobytes())
+        host[:] = 0
+        for _ in range(2):
+            ctx.fill(z, 0)
+            graph.replay()
+            assert (ctx.to_numpy(x)[1:] == values[:-1]).all()
+            assert (ctx.to_numpy(y) == values).all()
+            assert (ctx.to_numpy(z) == np.concatenate([np.full(50, 7.5), np.tile(values[:10], 5)])).all()
+
+
+@needs("capture")
+def test_memory_of_a_graph_is_its_own_until_its_end(target: Target) -> None:
+    with target.open() as ctx:
+        double, x, out = functions_of(ctx).double, ctx.asarray(target.numbers(100)), ctx.empty(100, "float32")
+        ctx.synchronize(timeout=TIMEOUT)
+        before = ctx.memory.stats().live
+        with ctx.stream.capture() as graph:
+            ctx.launch(lambda: ctx.copy(out, double(double(x))))
+            kept = ctx.launch(double, x)
+        others = [ctx.asarray(np.full(100, 1, "float32")) for _ in range(20)]
+        ctx.memory.trim()
+        for _ in range(2):
+            graph.replay()
+            assert (ctx.to_numpy(out) == 4 * target.numbers(100)).all()
+            assert (ctx.to_numpy(kept) == 2 * target.numbers(100)).all()
+        assert all((ctx.to_numpy(other) == 1).all() for other in others)
+        del others, kept
+        graph.close()
+        ctx.synchronize(timeout=TIMEOUT)
+        ctx.memory.trim()
+        assert ctx.memory.stats().live == before
+
+
+@needs("capture")
+def test_streams_take_part_by_waiting_and_are_joined_by_being_waited_for(target: Target) -> None:
+    with target.open() as ctx:
+        stream, other = ctx.new_stream(), ctx.new_stream()
+        x, y = (ctx.asarray(target.numbers(100), copy=True) for _ in range(2))
+        ctx.synchronize(timeout=TIMEOUT)
+        increase = functions_of(ctx).increase
+        with stream.capture() as graph:
+            ctx.launch(increase, x)
+            event = stream.record()
+            other.wait(event)
+            ctx.copy(y, x, stream=other)
+            ctx.launch(increase, y, stream=other)
+            stream.wait(other)
+            ctx.launch(increase, x)
+        for number in range(1, 4):
+            graph.replay()
+            assert (ctx.to_numpy(x) == target.numbers(100) + 2 * number).all()
+            assert (ctx.to_numpy(y) == target.numbers(100) + 2 * number).all()
+        for use in (event.synchronize, lambda: other.wait(event), lambda: event.is_done):
+            with pytest.raises(UsageError):
+                use()
+
+        def leave_open() -> None:
+            with stream.capture():
+                other.wait(stream)
+                ctx.fill(x, 1, stream=other)
+
+        with pytest.raises(UsageError, match="not joined"):
+            leave_open()
+
+
+@needs("capture")
+def test_nothing_is_waited_for_inside_a_capture(target: Target) -> None:
+    with target.open() as ctx:
+        x, stream, gate = ctx.asarray(target.numbers(100), copy=True), ctx.new_stream(), tz.HostEvent()
+        ctx.synchronize(timeout=TIMEOUT)
+        increase = functions_of(ctx).increase
+        with stream.capture() as graph:
+            task = ctx.launch(increase, x)
+            for use in (
+                stream.synchronize,
+                ctx.synchronize,
+                task.result,
+                lambda: ctx.to_numpy(x),
+                lambda: stream.wait(gate),
+                lambda: stream.wait(ctx.own_stream),
+                graph.replay,
+            ):
+                with pytest.raises(UsageError):
+                    use()
+        graph.replay()
+        assert (ctx.to_numpy(x) == target.numbers(100) + 1).all()
+
+
+@needs("capture")
+def test_what_fails_inside_gives_no_graph_and_a_stream_that_works(target: Target) -> None:
+    with target.open() as ctx:
+        x, increase = ctx.asarray(target.numbers(100), copy=True), functions_of(ctx).increase
+        ctx.synchronize(timeout=TIMEOUT)
+        made: list[Any] = []
+
+        def capture(after: Callable[[], object]) -> None:
+            with ctx.stream.capture() as graph:
+                made.append(graph)
+                ctx.launch(increase, x)
+                after()
+
+        for after in (fail, lambda: ctx.launch(fail)):
+            with pytest.raises(KeyError, match="broken"):
+                capture(after)
+            with pytest.raises(UsageError):
+                made.pop().replay()
+        ctx.launch(increase, x)
+        assert (ctx.to_numpy(x) == target.numbers(100) + 1).all()
+        assert ctx.health
+
+
+@needs("no capture")
+def test_a_device_that_captures_nothing_says_what_to_do(target: Target) -> None:
+    with target.open() as ctx, pytest.raises(UnsupportedError, match="call the function again"):
+        ctx.stream.capture()
+
+
 # Failure -----------------------------------------------------------------------------------------------------------
 
 
