@@ -85,6 +85,7 @@ def program(opened: list[tz.Context]) -> None:
     opened += [one, two]
     use_memory(one)
     use_fills(one)
+    use_strided(one, two)
     use_streams(one)
     use_two_devices(one, two)
     use_tasks(one, two)
@@ -130,6 +131,23 @@ def use_fills(ctx: tz.Context) -> None:
     odd = ctx.allocate(303)
     ctx.fill(odd, b"abc")
     expect(ctx.to_numpy(odd), np.frombuffer(b"abc" * 101, "uint8"))
+
+
+def use_strided(one: tz.Context, two: tz.Context) -> None:
+    """Memory with gaps: within a device, to and from the host, to another device, filled, and onto itself."""
+    values = np.arange(120, dtype="float64").reshape(10, 12)
+    x, y = one.asarray(values), one.asarray(np.zeros((10, 6)))
+    columns = x.view("float64", (10, 6), (96, 16))
+    one.copy(y, columns)
+    expect(one.to_numpy(y), values[:, ::2])
+    one.copy(columns, -values[:, ::2])
+    expect(one.to_numpy(columns), -values[:, ::2])
+    expect(two.to_numpy(two.asarray(columns)), -values[:, ::2])
+    one.fill(columns, 1.5)
+    one.copy(x[::-1], x)
+    expected = values[::-1].copy()
+    expected[:, ::2] = 1.5
+    expect(one.to_numpy(x), expected)
 
 
 def use_streams(ctx: tz.Context) -> None:
