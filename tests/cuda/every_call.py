@@ -61,6 +61,9 @@ SILENT = {
 WITHOUT = {"cuGetProcAddress:*": "the bindings keep for good that there is no driver, and say so"}
 """Cases that are left out, and why."""
 
+LATE = 8 << 20
+"""Elements whose fill takes an emulated device tens of milliseconds."""
+
 emulator = cuda_emulator.start()
 image = cuda_emulator.compile_kernels(SOURCE)  # once: the host's compiler takes longer than all else in a case
 
@@ -155,7 +158,9 @@ def use_streams(ctx: tz.Context) -> None:
     first, second = ctx.new_stream(priority=1), ctx.new_stream()
     x = ctx.empty((50,), "float32")
     begin = first.record(timing=True)
-    first.wait(ctx.stream)
+    late = ctx.empty((LATE,), "float32")
+    ctx.fill(late, 1.5)
+    first.wait(ctx.stream)  # a wait for what is over by then would not reach the driver
     ctx.fill(x, 2.0, stream=first)
     end = first.record(timing=True)
     second.wait(end)
