@@ -44,7 +44,7 @@ def test_without_the_emulator_it_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "cuda_emulator", None)
     assert main(["emulate-cuda", "--", "true"]) == ExitCode.UNAVAILABLE
-    assert "pip install ./emulator" in capsys.readouterr().err
+    assert "pip install './emulator[header]'" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(importlib.util.find_spec("cuda_emulator") is None, reason="the emulator is not installed")

@@ -11,6 +11,7 @@ import pytest
 import tazza as tz
 from tazza.spi import Level
 from tazza.testing.contract import (
+    level_1_strided,
     level_1_transport,
     level_1_waist,
     level_2_kernels,
@@ -19,6 +20,7 @@ from tazza.testing.contract import (
     levels_declared,
 )
 from tazza.testing.contract.battery import Target, note_outcome
+from tazza.testing.contract.level_1_strided import *  # noqa: F403
 from tazza.testing.contract.level_1_transport import *  # noqa: F403
 from tazza.testing.contract.level_1_waist import *  # noqa: F403
 from tazza.testing.contract.level_2_kernels import *  # noqa: F403
@@ -26,7 +28,7 @@ from tazza.testing.contract.level_3_arrays import *  # noqa: F403
 from tazza.testing.contract.level_4_dnn import *  # noqa: F403
 from tazza.testing.contract.levels_declared import *  # noqa: F403
 
-FILES = (level_1_transport, level_1_waist, level_2_kernels, level_3_arrays, level_4_dnn)
+FILES = (level_1_transport, level_1_waist, level_1_strided, level_2_kernels, level_3_arrays, level_4_dnn)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.__name__.rpartition(".")[2])

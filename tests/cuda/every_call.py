@@ -61,6 +61,9 @@ SILENT = {
 WITHOUT = {"cuGetProcAddress:*": "the bindings keep for good that there is no driver, and say so"}
 """Cases that are left out, and why."""
 
+LATE = 8 << 20
+"""Elements whose fill takes an emulated device tens of milliseconds."""
+
 emulator = cuda_emulator.start()
 image = cuda_emulator.compile_kernels(SOURCE)  # once: the host's compiler takes longer than all else in a case
 
@@ -86,6 +89,7 @@ def program(opened: list[tz.Context]) -> None:
     use_memory(one)
     use_the_drivers_pool(devices[0], opened)
     use_fills(one)
+    use_strided(one, two)
     use_streams(one)
     use_two_devices(one, two)
     use_tasks(one, two)
@@ -155,12 +159,31 @@ def use_fills(ctx: tz.Context) -> None:
     expect(ctx.to_numpy(odd), np.frombuffer(b"abc" * 101, "uint8"))
 
 
+def use_strided(one: tz.Context, two: tz.Context) -> None:
+    """Memory with gaps: within a device, to and from the host, to another device, filled, and onto itself."""
+    values = np.arange(120, dtype="float64").reshape(10, 12)
+    x, y = one.asarray(values), one.asarray(np.zeros((10, 6)))
+    columns = x.view("float64", (10, 6), (96, 16))
+    one.copy(y, columns)
+    expect(one.to_numpy(y), values[:, ::2])
+    one.copy(columns, -values[:, ::2])
+    expect(one.to_numpy(columns), -values[:, ::2])
+    expect(two.to_numpy(two.asarray(columns)), -values[:, ::2])
+    one.fill(columns, 1.5)
+    one.copy(x[::-1], x)
+    expected = values[::-1].copy()
+    expected[:, ::2] = 1.5
+    expect(one.to_numpy(x), expected)
+
+
 def use_streams(ctx: tz.Context) -> None:
     """Streams of one device, events with times, and a queue of somebody else."""
     first, second = ctx.new_stream(priority=1), ctx.new_stream()
     x = ctx.empty((50,), "float32")
     begin = first.record(timing=True)
-    first.wait(ctx.stream)
+    late = ctx.empty((LATE,), "float32")
+    ctx.fill(late, 1.5)
+    first.wait(ctx.stream)  # a wait for what is over by then would not reach the driver
     ctx.fill(x, 2.0, stream=first)
     end = first.record(timing=True)
     second.wait(end)

@@ -51,6 +51,7 @@ class Worker:
         self.operations = [
             *(self.allocate, self.allocate, self.fill, self.fill, self.copy_within, self.copy_across, self.copy_across),
             *(self.from_host, self.through_pinned, self.launch, self.launch_elsewhere, self.record_and_wait),
+            *(self.fill_strided, self.copy_strided, self.copy_strided_across),
             *(self.look, self.drop, self.drop_in_a_cycle, self.send, self.receive, self.renew_stream, self.exceed),
         ]
 
@@ -137,6 +138,34 @@ class Worker:
         self.after(stream, dst, src)
         dst.ctx.copy(dst.buffer[:count], src.buffer[:count], stream=stream)
         dst.expected[:count] = src.expected[:count]
+        self.used(stream, dst, src)
+
+    def fill_strided(self) -> None:
+        one = self.any_held()
+        stream, value = self.any_stream(one.ctx), self.draw.randrange(1 << 20)
+        begin, step = self.draw.randrange(len(one.expected)), self.draw.randrange(2, 6)
+        self.after(stream, one)
+        one.ctx.fill(one.buffer[begin::step], value, stream=stream)
+        one.expected[begin::step] = value
+        self.used(stream, one)
+
+    def copy_strided(self) -> None:
+        one = self.any_held()
+        stream, count = self.any_stream(one.ctx), len(one.expected) // 2
+        self.after(stream, one)
+        one.ctx.copy(one.buffer[: 2 * count : 2], one.buffer[:count], stream=stream)  # through memory between
+        one.expected[: 2 * count : 2] = one.expected[:count].copy()
+        self.used(stream, one)
+
+    def copy_strided_across(self) -> None:
+        dst, src = self.any_held(), self.any_held()
+        if dst is src:
+            return
+        stream, step = self.any_stream(dst.ctx), self.draw.randrange(2, 6)
+        count = min(len(dst.expected) // step, len(src.expected))
+        self.after(stream, dst, src)
+        dst.ctx.copy(dst.buffer[: count * step : step], src.buffer[:count], stream=stream)
+        dst.expected[: count * step : step] = src.expected[:count]
         self.used(stream, dst, src)
 
     def from_host(self) -> None:

@@ -7,6 +7,7 @@ import pytest
 from tests.cuda.conftest import Child
 
 USED = {"cuMemAlloc", "cuMemFree", "cuEventRecord", "cuStreamWaitEvent", "cuMemcpyPeerAsync", "cuCtxPopCurrent"}
+USED |= {"cuMemcpy3DAsync", "cuMemcpy3DPeerAsync"}
 
 PARTS = [*(("plain", f"{number}/5") for number in range(1, 6)), *(("sticky", f"{number}/2") for number in (1, 2))]
 

@@ -86,3 +86,21 @@ def test_a_captured_step_is_replayed(ctx: tz.CUDAContext) -> None:
         assert ctx.to_numpy(x).tolist() == expected
         assert (ctx.to_numpy(between) == 0.25).all()
     graph.close()
+
+
+@pytest.mark.parametrize("columns", [1, 3, 1001])
+def test_boxes_of_any_pitch_are_copied(ctx: tz.CUDAContext, columns: int) -> None:
+    """The emulator takes what the documentation allows; whether devices do is to be seen there alone."""
+    values = np.arange(300 * 2003, dtype="float32").reshape(300, 2003)
+    x = ctx.asarray(values)
+    for itemstep in (1, 2):
+        shape, strides = (300, columns), (4 * 2003, 4 * itemstep)
+        view, wanted = x.view("float32", shape, strides), values[:, : columns * itemstep : itemstep]
+        assert np.array_equal(ctx.to_numpy(view), wanted)
+        dense = ctx.asarray(view, copy=True)
+        assert np.array_equal(ctx.to_numpy(dense), wanted)
+        ctx.fill(view, 5)
+        assert (ctx.to_numpy(view) == 5).all()
+        ctx.copy(view, wanted)
+        ctx.copy(view, dense)
+        assert np.array_equal(ctx.to_numpy(x), values)

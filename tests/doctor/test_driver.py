@@ -60,6 +60,7 @@ def test_a_driver_that_answers(tmp_path: Path) -> None:
     driver = try_driver(tmp_path, "return 0;")
     assert (driver.state, driver.cuda, driver.devices, driver.code) == ("fine", "12.4", 2, 0)
     assert (driver.library_version, driver.module_version, driver.nodes) == ("535.1.2", "535.1.2", True)
+    assert not driver.emulated
     assert keys(driver) == set()
 
 
@@ -165,9 +166,13 @@ def test_cudnn_that_cannot_be_loaded_alone_is_no_finding(tmp_path: Path) -> None
         (
             "cuda",
             DRIVER.format(init="return 0;"),
-            {"begin": "cuDeviceGetCount", "cuda": 12040, "devices": 2, "code": 0},
+            {"emulated": False, "begin": "cuDeviceGetCount", "cuda": 12040, "devices": 2, "code": 0},
         ),
-        ("cuda", DRIVER.format(init="return 3;"), {"begin": "cuInit", "cuda": 12040, "call": "cuInit", "code": 3}),
+        (
+            "cuda",
+            DRIVER.format(init="return 3;") + "void emulator_report(void) {}",
+            {"emulated": True, "begin": "cuInit", "cuda": 12040, "call": "cuInit", "code": 3},
+        ),
         (
             "cudnn",
             CUDNN.format(version=90100, check="return 5;"),

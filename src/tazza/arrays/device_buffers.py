@@ -29,8 +29,8 @@ class DeviceBuffers(ArrayLibrary):
 
     def check_eager(self) -> NoReturn:
         raise UsageError(
-            f"arrays='buffers' on {self.context.device} computes nothing by itself: enqueue kernels of a library on "
-            "`tz.current().stream.native` in a function that you give to ctx.launch"
+            f"arrays='buffers' on {self.context.device} computes nothing by itself: launch kernels of "
+            "ctx.compile, or a function that enqueues another library's on `tz.current().stream.native`"
         )
 
     def check_bindable(self) -> None:

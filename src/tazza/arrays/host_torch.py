@@ -152,6 +152,8 @@ class HostTorch(ArrayLibrary):
 
     def to_numpy(self, value: object) -> Array:
         if isinstance(value, Buffer):
+            if self.reaches(value) and (value.readonly or any(stride < 0 for stride in value.strides)):
+                return np.array(value)  # there is no tensor of it
             return self.to_numpy(self._from_buffer(value, None)[0])
         if not isinstance(value, self._torch.Tensor):
             return np.asarray(value)

@@ -103,7 +103,9 @@ def _machine_rows(facts: Facts) -> list[tuple[str, str]]:
         rows.append(("shared memory", shared))
     if facts.pools:
         rows.append(("native threads", ", ".join(f"{pool.name} {pool.threads}" for pool in facts.pools)))
-    if driver.library:
+    if driver.emulated:
+        rows.append(("CUDA emulator", f"stands in for NVIDIA's driver, {driver.state}"))
+    elif driver.library:
         rows.append(("NVIDIA driver", f"{driver.library_version or driver.library}, {driver.state}"))
     if driver.cuda:
         rows.append(("CUDA", f"up to {driver.cuda}, devices: {driver.devices}"))

@@ -33,7 +33,7 @@ def execute(options: argparse.Namespace) -> int:
         if (error.name or "").partition(".")[0] != "cuda_emulator":
             raise
         raise BackendUnavailableError(
-            "cuda", "the emulator is not installed", "pip install ./emulator (in a clone of tazza)"
+            "cuda", "the emulator is not installed", "in a clone of tazza: pip install './emulator[header]'"
         ) from None
     code: int = emulator.run(options.arguments, prog="tazza emulate-cuda")
     return code

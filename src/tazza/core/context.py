@@ -217,7 +217,8 @@ class Context(ContextCore):
         Raises:
             ArgumentError: sizes, dtypes or shapes differ, or `dst` is read-only.
             WrongDeviceError: neither side is on this device.
-            UnsupportedError: non-contiguous memory between two domains.
+            UnsupportedError: the memory has gaps, and the device does not move it like that; an ordinary array can
+                always be the destination.
         """
         dst, src = self.arrays.plain(dst, writes=True), self.arrays.plain(src)
         if stream is None and self.inside_task and transfer.copy_here(self.arrays, dst, src):

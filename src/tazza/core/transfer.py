@@ -10,12 +10,12 @@
 
 Between two devices the order is two-sided: the copy waits for what is queued on the source, and what is queued on the
 source's stream later waits for the copy. Zero bytes are always right and touch nothing. A task's result that moves to
-the task which takes it needs none of this order and gets none (`fetch`).
+the task which takes it needs none of this order and gets none (`fetch`). Strided memory moves in boxes, where the
+device has them (`core/strided.py`).
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any, cast, final
 
 import numpy as np
@@ -24,138 +24,27 @@ from tazza.core.arraylib import ArrayLibrary
 from tazza.core.completion import timeout_or_default
 from tazza.core.event import Event
 from tazza.core.failures import Failures
+from tazza.core.moving import Fill, SpreadFill, Transfer
 from tazza.core.runner import Runner
 from tazza.core.runtime import DeviceRuntime
-from tazza.core.stream import Stream, make_runner, making
-from tazza.core.submission import Call, Submission, Wait
-from tazza.errors import ArgumentError, ClosedError, UnsupportedError, UsageError, WrongDeviceError
+from tazza.core.side import HOST, Array, Side, host_side, is_contiguous
+from tazza.core.stream import Stream, make_runner
+from tazza.core.strided import Landing, arranged, landing, overlap
+from tazza.core.submission import Call, Wait
+from tazza.errors import ArgumentError, ClosedError, UsageError, WrongDeviceError
 from tazza.hot import Buffer, point, top
 from tazza.hot.hooks import Operation, emit
-from tazza.spi import CopyKind, Handle
-from tazza.util.hostmemory import HostMemory, address_of
+from tazza.spi import CopyKind
+from tazza.util.hostmemory import HostMemory
 
 __all__ = ["copy", "fetch", "fill", "is_contiguous"]
 
-Array = np.ndarray[Any, np.dtype[Any]]
-_HOST = "host"
 _COURIER_QUEUE = 64  # submissions; the queue is unbounded, this sets how often its markers are
-
-
-class _Side:
-    """One side of a copy: a Buffer, or ordinary host memory."""
-
-    def __init__(self, value: object, *, argument: str, write: bool) -> None:
-        if isinstance(value, Buffer):
-            value._check()  # the memory of a closed one may be another's, or nobody's
-            self.buffer: Buffer | None = value
-            self.domain = value.device.memory_domain
-            self.address, self.nbytes = value.address, value.nbytes
-            self.dtype, self.shape, self.strides = value.dtype, value.shape, value.strides
-            self.readonly = value.readonly
-            self.array: Array | None = None
-        else:
-            self.array = array = _host_array(value, argument)
-            self.buffer, self.domain = None, _HOST
-            self.address, self.nbytes = address_of(array), array.nbytes
-            self.dtype, self.shape, self.strides = array.dtype, array.shape, array.strides
-            self.readonly = not array.flags.writeable
-        self.owner = value if self.array is None else self.array
-        if write and self.readonly:
-            raise ArgumentError.of(argument, value, "writable memory")
-
-    @property
-    def runtime(self) -> DeviceRuntime:
-        assert self.buffer is not None
-        owner: DeviceRuntime = self.buffer.block.owner
-        return owner
-
-    @property
-    def is_contiguous(self) -> bool:
-        return is_contiguous(self)
-
-    @property
-    def size(self) -> int:
-        """Bytes of the elements, without gaps between them."""
-        return self.nbytes if self.dtype is None else math.prod(self.shape) * self.dtype.itemsize
-
-    def view(self) -> Array:
-        """The memory as an array, where the calling thread may see it."""
-        if self.array is not None:
-            return self.array
-        dtype = np.dtype(np.uint8) if self.dtype is None else self.dtype
-        shape = (self.nbytes,) if self.dtype is None else tuple(self.shape)
-        return self.runtime.driver.view(self.runtime.info, self.address, dtype, shape, self.strides, self.readonly)
-
-    def snapshot(self) -> Array:
-        """A private contiguous copy of ordinary host memory, so that its owner may change it at once."""
-        assert self.array is not None
-        return np.array(self.array, order="C", copy=True)
-
-    def mark_used(self, stream: Stream | Runner) -> None:
-        if self.buffer is not None and not stream.is_inline:
-            self.buffer.used_on(stream)
-
-    def making(self, stream: Stream | Runner) -> tuple[Event, ...]:
-        return () if self.buffer is None else making(self.buffer, stream)
-
-    def streams(self) -> list[Any]:
-        return [] if self.buffer is None else [used for used in self.buffer._streams() if not used.is_inline]
-
-
-@final
-class _Transfer(Submission):
-    """Bytes moved by the driver."""
-
-    __slots__ = ("_addresses", "_kind", "nbytes")
-
-    def __init__(
-        self,
-        stream: Stream | Runner,
-        dst: int,
-        src: int,
-        nbytes: int,
-        kind: CopyKind,
-        *,
-        needs: tuple[Any, ...] = (),
-        holds: tuple[object, ...] = (),
-    ) -> None:
-        super().__init__(stream, "copy", needs=needs)
-        self._addresses, self.nbytes, self._kind, self.holds = (dst, src), nbytes, kind, holds
-
-    def run(self) -> None:
-        self.hand_over(None)
-
-    def hand_over(self, queue: Handle | None) -> None:
-        for need in self.needs:
-            need.raise_outcome()  # what never arrived is not passed on
-        runtime = self.stream.runtime
-        runtime.driver.copy(runtime.info, queue, *self._addresses, self.nbytes, self._kind)
-
-
-@final
-class _Fill(Submission):
-    """Bytes filled by the driver."""
-
-    __slots__ = ("_address", "_pattern", "nbytes")
-
-    def __init__(
-        self, stream: Stream, address: int, pattern: bytes, nbytes: int, hold: object, needs: tuple[Event, ...]
-    ) -> None:
-        super().__init__(stream, "fill", needs=needs)
-        self._address, self._pattern, self.nbytes = address, pattern, nbytes
-        self.holds = (hold,) if stream.runtime.host_addressable else ()
-
-    def run(self) -> None:
-        self.hand_over(None)
-
-    def hand_over(self, queue: Handle | None) -> None:
-        runtime = self.stream.runtime
-        runtime.driver.fill(runtime.info, queue, self._address, self._pattern, self.nbytes)
 
 
 def copy(stream: Stream, dst: object, src: object) -> None:
     """Copy `src` into `dst` in the stream's order; see `Context.copy`."""
-    target, source = _Side(dst, argument="dst", write=True), _Side(src, argument="src", write=False)
+    target, source = Side(dst, argument="dst", write=True), Side(src, argument="src", write=False)
     _check_same(target, source)
     domain = stream.device.memory_domain
     if domain not in (target.domain, source.domain):
@@ -168,18 +57,36 @@ def copy(stream: Stream, dst: object, src: object) -> None:
     if target.array is not None and not stream.is_inline and not stream.runtime.capabilities.host_functions:
         _arrive_first(stream, source)
     if point.listeners is not None:
-        emit(Operation("copy", stream=stream, nbytes=target.nbytes, reads=(src,), writes=(dst,)))
+        emit(Operation("copy", stream=stream, nbytes=target.size, reads=(src,), writes=(dst,)))
     if target.domain == source.domain:
         _copy_within(stream, target, source)
-    elif stream.runtime.capabilities.queues:
-        _copy_across(stream, target, source)
+    elif target.array is None or (target.is_contiguous and source.is_contiguous):
+        _copy_to_another(stream, target, source)
     else:
-        _relay(stream, target, source)
+        _land(stream, target.array, landing(target, source))
+        return
     if target.array is not None and not stream.is_inline:
         stream.settle(timeout_or_default(None))  # ordinary memory has no streams to wait for: complete on return
 
 
-def _arrive_first(stream: Stream, source: _Side) -> None:
+def _copy_to_another(stream: Stream, target: Side, source: Side) -> None:
+    """A copy between two domains, carried by a device, whoever's the stream is."""
+    if stream.runtime.capabilities.queues:
+        _copy_across(stream, target, source)
+    else:
+        _relay(stream, target, source)
+
+
+def _land(stream: Stream, array: Array, place: Landing) -> None:
+    """Strided memory of a device into an ordinary array, complete on return: the host puts it into order."""
+    _copy_to_another(stream, place.target, place.source)
+    if not stream.is_inline:
+        stream.settle(timeout_or_default(None))
+    if place.view is not None:
+        np.copyto(array, place.view)
+
+
+def _arrive_first(stream: Stream, source: Side) -> None:
     """Wait, with a timeout, until the source is complete.
 
     A device's driver that runs no functions of ours may block the caller of a copy to ordinary memory until all before
@@ -195,66 +102,81 @@ def _arrive_first(stream: Stream, source: _Side) -> None:
     stream.settle(timeout_or_default(None))
 
 
-def is_contiguous(memory: Any) -> bool:
-    """Tell whether something with dtype, shape, strides and nbytes fills its bytes in C order."""
-    if memory.dtype is None or memory.strides is None or memory.nbytes == 0:
-        return True
-    expected = memory.dtype.itemsize
-    for extent, stride in zip(reversed(memory.shape), reversed(memory.strides), strict=True):
-        if extent != 1 and stride != expected:
-            return False
-        expected *= extent
-    return True
-
-
-def _copy_within(stream: Stream, target: _Side, source: _Side) -> None:
+def _copy_within(stream: Stream, target: Side, source: Side) -> None:
     if source.array is not None and not stream.is_inline:
-        source = _Side(source.snapshot(), argument="src", write=False)
+        source = Side(source.snapshot(), argument="src", write=False)
     if target.is_contiguous and source.is_contiguous:
         holds = (target.owner, source.owner)
         needed = holds if stream.runtime.host_addressable else ()
         kind, needs = CopyKind.WITHIN, (*target.making(stream), *source.making(stream))
-        move = _Transfer(stream, target.address, source.address, target.nbytes, kind, needs=needs, holds=needed)
+        move = Transfer(stream, target.address, source.address, target.nbytes, kind, needs=needs, holds=needed)
         stream.submit(move)
-    else:
-        _require_host_functions(stream)
+    elif stream.runtime.capabilities.host_functions:
         needs = (*target.making(stream), *source.making(stream))
         stream.submit(Call(stream, "copy", lambda: np.copyto(_like(target, source), source.view()), needs=needs))
+    elif not overlap(target, source):
+        needs = (*target.making(stream), *source.making(stream))
+        stream.submit(Transfer.of(stream, target, source, CopyKind.WITHIN, needs=needs))
+    elif (target.address, target.shape, target.strides) != (source.address, source.shape, source.strides):
+        _copy_by_temporary(stream, target, source)
     target.mark_used(stream)
     source.mark_used(stream)
 
 
-def _copy_across(stream: Stream | Runner, target: _Side, source: _Side, after: tuple[Event, ...] = ()) -> None:
+def _copy_by_temporary(stream: Stream, target: Side, source: Side) -> None:
+    """Within a device, between memory that meets: the order of the boxes could be seen otherwise."""
+    typed = target if target.dtype is not None else source
+    between = Side(
+        stream.context.allocate(target.size, dtype=typed.dtype, shape=typed.shape), argument="dst", write=True
+    )
+    needs = (*between.making(stream), *source.making(stream))
+    steps = [
+        Transfer.of(stream, between, source, CopyKind.WITHIN, needs=needs),
+        Transfer.of(stream, target, between, CopyKind.WITHIN, needs=target.making(stream)),
+    ]
+    for step in steps:
+        stream.submit(step)
+    between.mark_used(stream)
+
+
+def _copy_across(stream: Stream | Runner, target: Side, source: Side, after: tuple[Event, ...] = ()) -> None:
     """A device's own queue moves bytes between its memory and another domain's."""
-    _require_contiguous(target, source)
     inward = target.domain == stream.runtime.info.memory_domain
     other = source if inward else target
-    if other.domain == _HOST:
+    if other.domain == HOST:
         if inward and source.array is not None:
-            source = _Side(source.snapshot(), argument="src", write=False)
+            source = _taken(target, source)
         needs = (*after, *target.making(stream), *source.making(stream), *_marks(other, stream))
         kind = CopyKind.FROM_HOST if inward else CopyKind.TO_HOST
         holds = (target.array, source.array, other.buffer)
-        stream.submit(_Transfer(stream, target.address, source.address, target.nbytes, kind, needs=needs, holds=holds))
+        stream.submit(Transfer.of(stream, target, source, kind, needs=needs, holds=holds))
     else:
         _copy_between_devices(stream, target, source, other)
     target.mark_used(stream)
     source.mark_used(stream)
 
 
-def _copy_between_devices(stream: Stream | Runner, target: _Side, source: _Side, other: _Side) -> None:
+def _taken(target: Side, source: Side) -> Side:
+    """A private copy of ordinary memory, laid out as the device's side that it goes to."""
+    assert source.array is not None
+    if target.is_contiguous:
+        return Side(source.snapshot(), argument="src", write=False)
+    taken = arranged(target, source, like=target)
+    np.copyto(taken, source.array)
+    return Side(taken, argument="src", write=False)
+
+
+def _copy_between_devices(stream: Stream | Runner, target: Side, source: Side, other: Side) -> None:
     needs = (*target.making(stream), *source.making(stream), *_marks(other, stream))
     if _are_peers(stream, other):
-        stream.submit(_Transfer(stream, target.address, source.address, target.nbytes, CopyKind.PEER, needs=needs))
+        stream.submit(Transfer.of(stream, target, source, CopyKind.PEER, needs=needs))
     else:
-        staging = np.empty(target.nbytes, np.uint8)
-        carrier = _carrier(source) if other is source else stream
-        origin, kind = address_of(staging), CopyKind.TO_HOST
-        carrier.submit(_Transfer(carrier, origin, source.address, source.nbytes, kind, needs=needs, holds=(staging,)))
+        staging = _staging(target, source)
+        carrier, holds = _carrier(source) if other is source else stream, (staging.array,)
+        carrier.submit(Transfer.of(carrier, staging, source, CopyKind.TO_HOST, needs=needs, holds=holds))
         staged = (carrier.mark(),)
         last = stream if other is source else _carrier(target)
-        kind = CopyKind.FROM_HOST
-        last.submit(_Transfer(last, target.address, origin, target.nbytes, kind, needs=staged, holds=(staging,)))
+        last.submit(Transfer.of(last, target, staging, CopyKind.FROM_HOST, needs=staged, holds=holds))
         target.mark_used(last)
         source.mark_used(carrier)
     done = stream.mark()
@@ -262,21 +184,29 @@ def _copy_between_devices(stream: Stream | Runner, target: _Side, source: _Side,
         used.follow(done)
 
 
-def _relay(stream: Stream, target: _Side, source: _Side) -> None:
+def _staging(target: Side, source: Side) -> Side:
+    """Host memory between two devices, laid out as the one of them whose memory is strided."""
+    if target.is_contiguous and source.is_contiguous:
+        array = np.empty(target.size, np.uint8)
+    else:
+        array = arranged(target, source, like=target if source.is_contiguous else source)
+    return Side(array, argument="dst", write=True)
+
+
+def _relay(stream: Stream, target: Side, source: Side) -> None:
     """A host stream has the device that owns the other side move the bytes, between its own work before and after.
 
     All of it is queued now: a carrier that got the copy only when the stream's turn comes could wait for it by then.
     """
-    _require_contiguous(target, source)
-    carrier = _carrier(source if source.domain != _HOST else target)
-    device_side = source if source.domain != _HOST else target
+    carrier = _carrier(source if source.domain != HOST else target)
+    device_side = source if source.domain != HOST else target
     _copy_across(carrier, target, source, after=(stream.mark(), *_marks(device_side, carrier)))
     target.mark_used(stream)
     source.mark_used(stream)
     stream.wait(carrier.mark())
 
 
-def _marks(side: _Side, stream: Any) -> tuple[Event, ...]:
+def _marks(side: Side, stream: Any) -> tuple[Event, ...]:
     """What the other streams that used a side have queued so far."""
     return tuple(used.mark() for used in side.streams() if used.runner is not stream.runner)
 
@@ -287,25 +217,22 @@ def fetch(stream: Stream, dst: object, src: Buffer) -> None:
     The result is complete. Waiting for the streams that used it, as `copy` does, could be waiting for work that itself
     waits for the task which is about to get this copy.
     """
-    target, source = _Side(dst, argument="dst", write=True), _Side(src, argument="src", write=False)
-    _require_contiguous(target, source)
-    nbytes, host = target.nbytes, not stream.runtime.capabilities.queues
-    if nbytes == 0:
+    target, source = Side(dst, argument="dst", write=True), Side(src, argument="src", write=False)
+    if target.nbytes == 0:
         return
-    if host:
+    if not stream.runtime.capabilities.queues:
         courier = _courier(source.runtime)
-        courier.bring(target.address, source, (dst, src)).synchronize()
+        courier.bring(target, source, (dst, src)).synchronize()
         courier.let_go()
-    elif source.domain == _HOST:
-        stream.submit(_Transfer(stream, target.address, source.address, nbytes, CopyKind.FROM_HOST, holds=(src,)))
+    elif source.domain == HOST:
+        stream.submit(Transfer.of(stream, target, source, CopyKind.FROM_HOST, holds=(src,)))
     elif _are_peers(stream, source):
-        stream.submit(_Transfer(stream, target.address, source.address, nbytes, CopyKind.PEER))
+        stream.submit(Transfer.of(stream, target, source, CopyKind.PEER))
         source.mark_used(stream)
     else:
-        staging = np.empty(nbytes, np.uint8)
-        origin, holds = address_of(staging), (staging, src)
-        needs = (_courier(source.runtime).bring(origin, source, ()),)
-        stream.submit(_Transfer(stream, target.address, origin, nbytes, CopyKind.FROM_HOST, needs=needs, holds=holds))
+        staging = _staging(target, source)
+        holds, needs = (staging.array, src), (_courier(source.runtime).bring(staging, source, ()),)
+        stream.submit(Transfer.of(stream, target, staging, CopyKind.FROM_HOST, needs=needs, holds=holds))
 
 
 @final
@@ -318,10 +245,10 @@ class _Courier:
             runtime, lane, Failures(), label=label, priority=0, max_queued=_COURIER_QUEUE, worker=True
         )
 
-    def bring(self, dst: int, source: _Side, holds: tuple[object, ...]) -> Event:
-        """Copy to a host address and return the event of its arrival; `holds` lives until then at least."""
-        runner, kind = self._runner, CopyKind.TO_HOST
-        runner.submit(_Transfer(runner, dst, source.address, source.nbytes, kind, holds=holds), bounded=False)
+    def bring(self, target: Side, source: Side, holds: tuple[object, ...]) -> Event:
+        """Copy into the host and return the event of its arrival; `holds` lives until then at least."""
+        runner = self._runner
+        runner.submit(Transfer.of(runner, target, source, CopyKind.TO_HOST, holds=holds), bounded=False)
         return runner.mark()
 
     def let_go(self) -> None:
@@ -336,36 +263,49 @@ def _courier(runtime: DeviceRuntime) -> _Courier:
         return cast(_Courier, runtime.courier)
 
 
-def _are_peers(stream: Stream | Runner, other: _Side) -> bool:
+def _are_peers(stream: Stream | Runner, other: Side) -> bool:
     return other.runtime.driver is stream.runtime.driver and stream.runtime.capabilities.peer_copy
 
 
 def fill(stream: Stream, dst: object, value: object) -> None:
     """Fill `dst` with one value in the stream's order; see `Context.fill`."""
-    target = _Side(dst, argument="dst", write=True)
+    target = Side(dst, argument="dst", write=True)
     if target.domain != stream.device.memory_domain:
         raise WrongDeviceError(f"dst is on {target.domain}, not on {stream.device}; call fill on a context there")
     pattern = _pattern(target, value)
     if target.nbytes == 0:
         return
     if point.listeners is not None:
-        emit(Operation("fill", stream=stream, nbytes=target.nbytes, writes=(dst,)))
+        emit(Operation("fill", stream=stream, nbytes=target.size, writes=(dst,)))
     needs = target.making(stream)
     if target.is_contiguous:
-        stream.submit(_Fill(stream, target.address, pattern, target.nbytes, target.owner, needs))
-    else:
-        _require_host_functions(stream)
+        stream.submit(Fill(stream, target.address, pattern, target.nbytes, target.owner, needs))
+    elif stream.runtime.capabilities.host_functions:
         stream.submit(Call(stream, "fill", lambda: _fill_array(target.view(), pattern), needs=needs))
+    else:
+        _fill_strided(stream, target, pattern, needs)
     target.mark_used(stream)
     if target.array is not None and not stream.is_inline:
         stream.settle(timeout_or_default(None))
+
+
+def _fill_strided(stream: Stream, target: Side, pattern: bytes, needs: tuple[Event, ...]) -> None:
+    """Fill strided memory of a device, by copies of one element or, where they differ, of the host's array of them."""
+    assert target.dtype is not None
+    times, rest = divmod(target.dtype.itemsize, len(pattern))
+    if rest == 0:
+        stream.submit(SpreadFill(stream, target, pattern * times, needs))
+    else:
+        values = np.empty(target.shape, target.dtype)
+        _fill_array(values, pattern)
+        _copy_across(stream, target, Side(values, argument="value", write=False))
 
 
 def copy_here(arrays: ArrayLibrary, dst: object, src: object) -> bool:
     """Copy at once inside a running task; False where a stream must: it may only enqueue, or a side is elsewhere."""
     if not _acts_at_once(arrays) or any(isinstance(one, Buffer) and not arrays.reaches(one) for one in (dst, src)):
         return False
-    target, source = _Side(dst, argument="dst", write=True), _Side(src, argument="src", write=False)
+    target, source = Side(dst, argument="dst", write=True), Side(src, argument="src", write=False)
     _check_same(target, source)
     into, out = _seen(arrays, dst, "dst"), _seen(arrays, src, "src")
     if (into.dtype, into.shape) == (out.dtype, out.shape):
@@ -383,7 +323,7 @@ def fill_here(arrays: ArrayLibrary, dst: object, value: object) -> bool:
         return False
     if isinstance(dst, Buffer) and not arrays.reaches(dst):
         raise WrongDeviceError(f"dst is memory of {dst.device}; call fill on a context there")
-    target = _Side(dst, argument="dst", write=True)
+    target = Side(dst, argument="dst", write=True)
     pattern = _pattern(target, value)
     if target.nbytes:
         _fill_array(_seen(arrays, dst, "dst"), pattern)
@@ -397,7 +337,7 @@ def _acts_at_once(arrays: ArrayLibrary) -> bool:
 
 def _seen(arrays: ArrayLibrary, side: object, argument: str) -> Array:
     """What a running task sees of one side."""
-    return _host_array(arrays.plain(arrays.inside(side)) if isinstance(side, Buffer) else side, argument)
+    return host_side(arrays.plain(arrays.inside(side)) if isinstance(side, Buffer) else side, argument)
 
 
 def _fill_array(array: Array, pattern: bytes) -> None:
@@ -409,7 +349,7 @@ def _fill_array(array: Array, pattern: bytes) -> None:
         array[...] = np.frombuffer(repeated, array.dtype).reshape(array.shape)
 
 
-def _pattern(target: _Side, value: object) -> bytes:
+def _pattern(target: Side, value: object) -> bytes:
     if isinstance(value, bytes):
         if not value or target.size % len(value):
             raise ArgumentError.of("value", value, f"bytes whose number divides {target.size}")
@@ -424,16 +364,7 @@ def _pattern(target: _Side, value: object) -> bytes:
     return cell.tobytes()
 
 
-def _host_array(value: object, argument: str) -> Array:
-    if isinstance(value, np.ndarray):
-        return value
-    try:
-        return np.asarray(memoryview(value))  # type: ignore[arg-type]
-    except TypeError:
-        raise ArgumentError.of(argument, value, "a Buffer, a NumPy array or anything with a buffer") from None
-
-
-def _check_same(target: _Side, source: _Side) -> None:
+def _check_same(target: Side, source: Side) -> None:
     typed = target.dtype is not None and source.dtype is not None
     if target.size != source.size:
         raise ArgumentError(f"dst has {target.size} bytes and src {source.size}; slice the larger one")
@@ -444,7 +375,7 @@ def _check_same(target: _Side, source: _Side) -> None:
         )
 
 
-def _like(target: _Side, source: _Side) -> Array:
+def _like(target: Side, source: Side) -> Array:
     """The target as an array of the source's shape, where one of them is untyped bytes."""
     array = target.view()
     if target.dtype is None and source.dtype is not None:
@@ -454,24 +385,10 @@ def _like(target: _Side, source: _Side) -> Array:
     return array
 
 
-def _carrier(side: _Side) -> Runner:
+def _carrier(side: Side) -> Runner:
     """Who carries a copy on behalf of another device: the side's home stream, else any of its device."""
     home = side.buffer.block.lane.home if side.buffer is not None else None
     for runner in (*([home()] if home is not None else []), *side.runtime.runners()):
         if not runner.closed:
             return cast(Runner, runner)
     raise ClosedError(f"no context on {side.runtime.name} is open to carry the copy; make one with tz.context(...)")
-
-
-def _require_contiguous(*sides: _Side) -> None:
-    for side in sides:
-        if not side.is_contiguous:
-            raise UnsupportedError(
-                f"a copy between memory domains needs contiguous memory, got shape {tuple(side.shape)} with strides "
-                f"{side.strides}; copy it to a contiguous array on its own device first"
-            )
-
-
-def _require_host_functions(stream: Stream) -> None:
-    if not stream.runtime.capabilities.host_functions:
-        raise UnsupportedError(f"{stream.device} copies and fills contiguous memory only; use a kernel for strides")

@@ -34,6 +34,7 @@ def say(**values: Any) -> None:
 
 
 def _try_cuda(library: ctypes.CDLL) -> None:
+    say(emulated=hasattr(library, "emulator_report"))
     number = ctypes.c_int(0)
     for call, arguments, key in (
         ("cuDriverGetVersion", (ctypes.byref(number),), "cuda"),

@@ -63,6 +63,7 @@ def _try_driver(library: str, timeout: float) -> dict[str, Any]:
         "code": code or 0,
         "cuda": f"{version // 1000}.{version % 1000 // 10}" if version else "",
         "devices": child.last("devices") or 0,
+        "emulated": bool(child.last("emulated")),
     }
     if child.state == "fine" and (code is None or code):
         found["state"] = "failed"

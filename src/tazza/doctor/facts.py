@@ -181,6 +181,7 @@ class Driver:
         code: the number that it returned, 0 where none did.
         cuda: the newest CUDA version that the driver serves, as ``"12.4"``.
         devices: how many it found.
+        emulated: it is an emulator's, which stands in for NVIDIA's.
         cudnn: the cuDNN library that was tried, or an empty string.
         cudnn_version: what it said.
         cudnn_state: as `state`.
@@ -197,6 +198,7 @@ class Driver:
     code: int = 0
     cuda: str = ""
     devices: int = 0
+    emulated: bool = False
     cudnn: str = ""
     cudnn_version: str = ""
     cudnn_state: str = "absent"

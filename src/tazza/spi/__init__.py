@@ -11,6 +11,7 @@ A third party ships a package with an entry point in the group ``tazza.backends`
 
 from tazza.spi.driver import Driver as Driver
 from tazza.spi.values import Address as Address
+from tazza.spi.values import Box as Box
 from tazza.spi.values import Capabilities as Capabilities
 from tazza.spi.values import CopyKind as CopyKind
 from tazza.spi.values import DeviceInfo as DeviceInfo
@@ -26,6 +27,7 @@ SPI_VERSION = 1
 __all__ = [
     "SPI_VERSION",
     "Address",
+    "Box",
     "Capabilities",
     "CopyKind",
     "DeviceInfo",

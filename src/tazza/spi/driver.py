@@ -8,12 +8,12 @@ from any thread. ``device`` is always a :class:`DeviceInfo` that the same driver
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from tazza.errors import UnsupportedError
-from tazza.spi.values import Address, Capabilities, CopyKind, DeviceInfo, Handle, KernelInfo, MemoryInfo, MemoryUse
+from tazza.spi.values import Address, Box, Capabilities, CopyKind, DeviceInfo, Handle, KernelInfo, MemoryInfo, MemoryUse
 
 __all__ = ["Driver"]
 
@@ -121,6 +121,21 @@ class Driver(abc.ABC):
 
         Host addresses stay valid until the copy is done: the caller holds their owner.
         """
+
+    def copy_boxes(
+        self,
+        device: DeviceInfo,
+        queue: Handle | None,
+        box: Box,
+        starts: Sequence[tuple[Address, Address]],
+        kind: CopyKind,
+    ) -> None:
+        """Copy equal boxes of rows (``boxes`` only), each to and from a pair of addresses, in any order.
+
+        No row that is written shares a byte with another or with one that is read. Host addresses stay valid until the
+        copies are done: the caller holds their owner. Where it fails, some of the boxes may have been copied.
+        """
+        raise UnsupportedError(f"{device.name} copies contiguous memory only")
 
     @abc.abstractmethod
     def fill(self, device: DeviceInfo, queue: Handle | None, dst: Address, pattern: bytes, nbytes: int) -> None:

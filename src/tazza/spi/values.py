@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 __all__ = [
     "Address",
+    "Box",
     "Capabilities",
     "CopyKind",
     "DeviceInfo",
@@ -34,6 +35,28 @@ class CopyKind(enum.Enum):
     FROM_HOST = "from_host"
     TO_HOST = "to_host"
     PEER = "peer"
+
+
+class Box(NamedTuple):
+    """Rows of bytes that one copy moves: `slices` times `rows` rows of `width` bytes.
+
+    Attributes:
+        width: bytes of a row.
+        rows: rows of a slice.
+        slices: how many slices there are.
+        dst_pitch: bytes from row to row of the target, at least `width`.
+        dst_rows: rows from slice to slice of the target, at least `rows`.
+        src_pitch: the same as `dst_pitch`, of the source.
+        src_rows: the same as `dst_rows`, of the source.
+    """
+
+    width: int
+    rows: int
+    slices: int
+    dst_pitch: int
+    dst_rows: int
+    src_pitch: int
+    src_rows: int
 
 
 class Level(enum.Enum):
@@ -97,6 +120,7 @@ class Capabilities:
         rebuild: a poisoned device can be used again in the same process.
         pinned: host memory can be page-locked for it.
         ordered_memory: the driver has a pool of its own, which gives and takes memory in the order of the queues.
+        boxes: it copies rows with gaps between them (`Driver.copy_boxes`), by which strided memory moves.
         alignment: every allocation is aligned to this many bytes.
         dtypes: names of the dtypes that kernels understand.
         array_libraries: names accepted by ``arrays=``, the default first.
@@ -117,6 +141,7 @@ class Capabilities:
     rebuild: bool = True
     pinned: bool = False
     ordered_memory: bool = False
+    boxes: bool = False
     alignment: int = 64
     dtypes: frozenset[str] = frozenset()
     array_libraries: tuple[str, ...] = ()

@@ -229,7 +229,6 @@ class Dnnl:
         return tuple(found[:count])
 
     def _call(self, function: str, *arguments: Any) -> int:
-        # Addresses are given as plain integers, which ctypes would cut to 32 bits.
         return int(getattr(self._library, function)(*[_argument(one) for one in arguments]))
 
     def _check(self, function: str, status: int) -> None:
@@ -240,6 +239,12 @@ class Dnnl:
 
 
 def _argument(value: Any) -> Any:
-    if (type(value) is int and value > 0x7FFFFFFF) or value is None:
+    """A number as ctypes passes it whole.
+
+    Addresses are plain integers here, of which ctypes would pass 32 bits: also of small ones, as a Python that is not
+    position independent has them (Debian's), where a call's seventh argument and those after it then carry what was on
+    the stack before. On x86-64 a function that takes fewer bits looks at the lower ones.
+    """
+    if type(value) is int or value is None:
         return c_void_p(value)
     return c_float(value) if type(value) is float else value

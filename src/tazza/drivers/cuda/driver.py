@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
 from tazza.drivers.cuda.graphs import CapturedGraph, Captures
 from tazza.drivers.cuda.loading import is_emulated, load, restore
-from tazza.drivers.cuda.moving import copy_within, fill
+from tazza.drivers.cuda.moving import copy_boxes, copy_within, fill
 from tazza.drivers.cuda.primary import Primary
 from tazza.drivers.cuda.programs import code_of, find_kernel, launch, load_program
 from tazza.drivers.cuda.queues import NativeQueue, Recorded, integer_of
 from tazza.drivers.cuda.status import failure, invoke
 from tazza.errors import ArgumentError, BackendError, UnsupportedError
-from tazza.spi import Address, Capabilities, CopyKind, DeviceInfo, Driver, Handle, KernelInfo, Level, MemoryInfo
+from tazza.spi import Address, Box, Capabilities, CopyKind, DeviceInfo, Driver, Handle, KernelInfo, Level, MemoryInfo
 
 __all__ = ["CudaDriver", "CudaNative", "create_driver"]
 
@@ -111,6 +112,7 @@ class CudaDriver(Driver):
             rebuild=self._emulated,
             pinned=True,
             ordered_memory=bool(device.extra["memory_pools"]),
+            boxes=True,
             alignment=256,
             dtypes=frozenset(_DTYPES),
             array_libraries=("buffers",),
@@ -194,10 +196,27 @@ class CudaDriver(Driver):
 
         https://docs.nvidia.com/cuda/cuda-driver-api/group__CUDA__MEM.html (cuMemcpyPeerAsync)
         """
-        there, here = (self._owner(primary, address) for address in (dst, src))
-        for other in (there, here):
+        there, here = self._contexts(primary, dst, src)
+        primary.call("cuMemcpyPeerAsync", dst, there, src, here, nbytes, queue)
+
+    def _contexts(self, primary: Primary, *addresses: Address) -> tuple[Any, ...]:
+        """Whose memory addresses are, which the device then reaches directly where it can."""
+        owners = [self._owner(primary, address) for address in addresses]
+        for other in owners:
             primary.reach(other)
-        primary.call("cuMemcpyPeerAsync", dst, there.context, src, here.context, nbytes, queue)
+        return tuple(owner.context for owner in owners)
+
+    def copy_boxes(
+        self,
+        device: DeviceInfo,
+        queue: Handle | None,
+        box: Box,
+        starts: Sequence[tuple[Address, Address]],
+        kind: CopyKind,
+    ) -> None:
+        primary = self._of(device)
+        contexts = self._contexts(primary, *starts[0]) if kind is CopyKind.PEER else None
+        copy_boxes(primary, queue, box, starts, kind, contexts)
 
     def _owner(self, primary: Primary, address: Address) -> Primary:
         # Not by the context: memory of the driver's own pools belongs to none.

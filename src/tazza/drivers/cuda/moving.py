@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from typing import Any
 
 from tazza.drivers.cuda.primary import Primary
+from tazza.spi import Address, Box, CopyKind
 
-__all__ = ["copy_within", "fill"]
+__all__ = ["copy_boxes", "copy_within", "fill"]
 
 _SEED = 256  # bytes of a repeated pattern that come from the host; what follows is doubled on the device
 
@@ -29,6 +31,37 @@ def copy_within(primary: Primary, stream: Any, dst: int, src: int, nbytes: int) 
         primary.call("cuMemcpyDtoDAsync", dst, between, nbytes, stream)
     finally:
         primary.free_in_order(between, stream)
+
+
+def copy_boxes(
+    primary: Primary,
+    stream: Any,
+    box: Box,
+    starts: Sequence[tuple[Address, Address]],
+    kind: CopyKind,
+    contexts: tuple[Any, ...] | None,
+) -> None:
+    """Copy boxes, one call for each; `contexts` are those of the target and the source where these are two devices.
+
+    By the calls of three dimensions alone: those of two may refuse pitches that cuMemAllocPitch did not choose.
+    https://docs.nvidia.com/cuda/cuda-driver-api/group__CUDA__MEM.html (cuMemcpy2D)
+    """
+    said = primary.api.CUDA_MEMCPY3D() if contexts is None else primary.api.CUDA_MEMCPY3D_PEER()
+    said.WidthInBytes, said.Height, said.Depth = box.width, box.rows, box.slices
+    said.dstPitch, said.dstHeight = box.dst_pitch, box.dst_rows
+    said.srcPitch, said.srcHeight = box.src_pitch, box.src_rows
+    types, at_host = primary.api.CUmemorytype, (kind is CopyKind.TO_HOST, kind is CopyKind.FROM_HOST)
+    said.dstMemoryType, said.srcMemoryType = (
+        types.CU_MEMORYTYPE_HOST if host else types.CU_MEMORYTYPE_DEVICE for host in at_host
+    )
+    if contexts is not None:
+        said.dstContext, said.srcContext = contexts
+    target, source = ("dstHost" if at_host[0] else "dstDevice"), ("srcHost" if at_host[1] else "srcDevice")
+    call = "cuMemcpy3DAsync" if contexts is None else "cuMemcpy3DPeerAsync"
+    for dst, src in starts:
+        setattr(said, target, dst)
+        setattr(said, source, src)
+        primary.call(call, said, stream)
 
 
 def fill(primary: Primary, stream: Any, dst: int, pattern: bytes, nbytes: int) -> None:

@@ -4,6 +4,7 @@
 |---|---|---|
 | transport | ``level_1_transport.py`` | the raw driver: memory, copies, fills, queues, events |
 | | ``level_1_waist.py`` | the same through a context: copies, order, limits |
+| | ``level_1_strided.py`` | memory with gaps |
 | kernels | ``level_2_kernels.py`` | launched functions, compiled kernels, failure, random numbers |
 | arrays | ``level_3_arrays.py`` | the array library: dtypes, conversion, moves between devices |
 | dnn | ``level_4_dnn.py`` | neural-network operations against plain loops |

@@ -31,8 +31,8 @@ def needs(*declared: str) -> Callable[[Callable[..., None]], Callable[..., None]
     """Say what a test needs declared.
 
     Args:
-        *declared: names of abilities in `Capabilities`, of dtypes, ``"second device"`` or ``"kernel language"``;
-            ``"no timing"`` is the opposite of ``"timing"``.
+        *declared: names of abilities in `Capabilities`, of dtypes, ``"second device"``, ``"kernel language"`` or
+            ``"strided memory"``; ``"no timing"`` is the opposite of ``"timing"``.
     """
 
     def mark(test: Callable[..., None]) -> Callable[..., None]:
@@ -89,6 +89,8 @@ class Target:
             return len(self.driver.devices()) > 1
         if name == "kernel language":
             return bool(self.capabilities.kernel_language)
+        if name == "strided memory":  # moved by the device, or by functions in its queues
+            return self.capabilities.boxes or self.capabilities.host_functions
         if name in _ABILITIES:
             return bool(getattr(self.capabilities, name))
         return np.dtype(name).name in self.capabilities.dtypes

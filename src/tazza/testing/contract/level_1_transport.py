@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import mmap
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from tazza.errors import OutOfMemoryError, UnsupportedError
-from tazza.spi import CopyKind, Level
+from tazza.spi import Box, CopyKind, Level
 from tazza.testing.contract.battery import TIMEOUT, Raw, Target, needs
-from tazza.util.hostmemory import HostMemory
+from tazza.util.hostmemory import HostMemory, address_of
 
 LEVEL = Level.TRANSPORT
 
@@ -196,6 +196,62 @@ def test_fills_repeat_their_pattern(target: Target, length: int) -> None:
         address = raw.store(bytes(20 * length))
         raw.fill(address + length, pattern, 17 * length)
         assert raw.load(address, 20 * length) == bytes(length) + pattern * 17 + bytes(2 * length)
+
+
+BOX = Box(width=5, rows=4, slices=3, dst_pitch=7, dst_rows=6, src_pitch=11, src_rows=4)
+
+
+def boxed(dst: bytes, src: bytes, starts: Sequence[tuple[int, int]]) -> bytes:
+    """What copies of BOX make of `dst`."""
+    made = bytearray(dst)
+    for (to, of), z, y in itertools.product(starts, range(BOX.slices), range(BOX.rows)):
+        a, b = to + (z * BOX.dst_rows + y) * BOX.dst_pitch, of + (z * BOX.src_rows + y) * BOX.src_pitch
+        made[a : a + BOX.width] = src[b : b + BOX.width]
+    return bytes(made)
+
+
+@needs("boxes")
+def test_boxes_of_rows_are_copied_within_the_device(target: Target) -> None:
+    old, new = bytes(500), target.numbers(500, "uint8").tobytes()
+    with Raw.on(target.driver, target.info) as raw:
+        dst, src = raw.store(old), raw.store(new)
+        starts = [(3, 1), (203, 101)]
+        raw.driver.copy_boxes(target.info, raw.queue, BOX, [(dst + to, src + of) for to, of in starts], CopyKind.WITHIN)
+        assert raw.load(dst, 500) == boxed(old, new, starts)
+        assert raw.load(src, 500) == new
+
+
+@needs("boxes")
+def test_boxes_of_rows_go_to_the_device_and_back(target: Target) -> None:
+    old, new = bytes(500), target.numbers(500, "uint8")
+    with Raw.on(target.driver, target.info) as raw:
+        address, back = raw.store(old), np.zeros(500, np.uint8)
+        own = target.info.memory_domain != "host"
+        into, out = (CopyKind.FROM_HOST, CopyKind.TO_HOST) if own else (CopyKind.WITHIN, CopyKind.WITHIN)
+        raw.driver.copy_boxes(target.info, raw.queue, BOX, [(address + 2, address_of(new) + 9)], into)
+        there = boxed(old, new.tobytes(), [(2, 9)])
+        assert raw.load(address, 500) == there
+        raw.driver.copy_boxes(target.info, raw.queue, BOX, [(address_of(back) + 1, address)], out)
+        raw.finish()
+        assert back.tobytes() == boxed(bytes(500), there, [(1, 0)])
+
+
+@needs("boxes", "peer_copy", "second device")
+def test_boxes_of_rows_are_copied_between_devices(target: Target) -> None:
+    old, new = bytes(500), target.numbers(500, "uint8").tobytes()
+    with Raw.on(target.driver, target.info) as here, Raw.on(target.driver, target.second) as there:
+        dst, src = there.store(old), here.store(new)
+        here.driver.copy_boxes(here.info, here.queue, BOX, [(dst + 4, src + 3)], CopyKind.PEER)
+        here.finish()
+        assert there.load(dst, 500) == boxed(old, new, [(4, 3)])
+
+
+@needs("no boxes")
+def test_boxes_of_rows_are_refused(target: Target) -> None:
+    with Raw.on(target.driver, target.info) as raw:
+        address = raw.store(bytes(500))
+        with pytest.raises(UnsupportedError):
+            raw.driver.copy_boxes(target.info, raw.queue, BOX, [(address, address + 250)], CopyKind.WITHIN)
 
 
 def test_every_thread_may_call(target: Target) -> None:
