@@ -24,7 +24,7 @@ def ctx() -> Iterator[tz.CUDAContext]:
     except BackendUnavailableError as error:
         pytest.skip(f"needs a CUDA device: {error.reason}")
     if not found:
-        pytest.skip("needs a CUDA device that is not emulated: cuRAND has no emulated library")
+        pytest.skip("needs a CUDA device that is not emulated: the libraries there are not NVIDIA's")
     with tz.CUDAContext(device=found[0].name, seed=7) as opened:
         yield opened
 

@@ -208,7 +208,10 @@ TABLE: dict[str, Option] = {
     "compute": Option(_compute, str, "X.Y", "compute capability to claim (9.0)"),
     "timeout_s": Option(_whole(1, 86400), str, "S", "seconds after which a wait inside the emulator gives up (60)"),
     "libraries": Option(
-        _switch, lambda on: "on" if on else "off", "on|off", "emulated libcudnn, libcublas and libcurand, on or off (off)"
+        _switch,
+        lambda on: "on" if on else "off",
+        "on|off",
+        "emulated libcudnn, libcublas and libcurand, on or off (off)",
     ),
 }
 

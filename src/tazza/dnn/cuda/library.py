@@ -10,6 +10,7 @@ from typing import Any, Final, final
 from tazza.contexts.cuda_handles import call_library, create_handle, handles_of
 from tazza.core.device import Device
 from tazza.core.runtime import DeviceRuntime, runtime_of
+from tazza.dnn.cuda.calls import destroy_dropped
 from tazza.dnn.cuda.convolution import BackwardPlan, ForwardPlan
 from tazza.dnn.cuda.state import CudnnState
 from tazza.dnn.library import Choice, Library, Operation, Plan
@@ -72,6 +73,7 @@ class CudnnLibrary(Library):
         return create_handle(self._runtime, self.native, "cudnnCreate")
 
     def close(self, handle: Any) -> None:
+        destroy_dropped()
         if self._runtime.lost() is None and not sys.is_finalizing():
             call_library(self._runtime, self.native, "cudnnDestroy", ctypes.c_void_p(handle))
 

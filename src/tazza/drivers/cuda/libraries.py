@@ -30,14 +30,15 @@ class NativeLibrary:
         calls: its functions.
         path: its file.
         found_via: how the path finder found it.
-        version: its own, as three numbers.
+        version: its own, as three numbers, zeros where it does not say.
+        unsaid: why it does not; empty where it does.
         emulated: it is one of the CUDA emulator's.
     """
 
     def __init__(self, kind: _Kind, calls: Any, path: str, found_via: str) -> None:
         self.name, self.calls, self.path, self.found_via = kind.name, calls, path, found_via
         self.emulated = hasattr(calls, "emulated_library")
-        self.version = _version(kind, calls)
+        self.version, self.unsaid = _version(kind, calls)
         self._kind = kind
 
     def call(self, name: str, *args: Any) -> None:
@@ -157,20 +158,23 @@ def _find(kind: _Kind) -> NativeLibrary:
         calls = ctypes.CDLL(told.abs_path)
     except (RuntimeError, OSError) as error:  # not found, or the loader refuses it
         reason = str(error).strip().splitlines()
-        emulator = "; on the emulator: start(libraries=True)" if is_emulated() and kind.name != "curand" else ""
+        emulator = "; on the emulator: start(libraries=True)" if is_emulated() else ""
         text = reason[0] if reason else "not found"
         raise BackendUnavailableError(kind.name, text, kind.install + emulator) from error
     return NativeLibrary(kind, calls, told.abs_path, told.found_via or "")
 
 
-def _version(kind: _Kind, calls: Any) -> tuple[int, int, int]:
-    """What the library says, part by part; zeros where it does not say."""
-    numbers = []
+def _version(kind: _Kind, calls: Any) -> tuple[tuple[int, int, int], str]:
+    """What the library says, part by part, and why it does not."""
+    numbers, call, unsaid = [0, 0, 0], f"{kind.name}GetProperty", ""
     for number in range(3):  # MAJOR_VERSION, MINOR_VERSION, PATCH_LEVEL of libraryPropertyType
         value = ctypes.c_int()
-        status = getattr(calls, f"{kind.name}GetProperty")(number, ctypes.byref(value))
-        numbers.append(0 if status else value.value)
-    return numbers[0], numbers[1], numbers[2]
+        status = getattr(calls, call)(number, ctypes.byref(value))
+        if status:
+            unsaid = f"{call} says {': '.join(kind.describe(calls, status))}"
+        else:
+            numbers[number] = value.value
+    return (numbers[0], numbers[1], numbers[2]), unsaid
 
 
 def _findings(kind: _Kind, library: NativeLibrary) -> list[str]:
@@ -182,6 +186,8 @@ def _findings(kind: _Kind, library: NativeLibrary) -> list[str]:
             "own: cuda_emulator.start(libraries=True)"
         )
         return findings  # its parts need the driver to be looked at
+    if library.unsaid:
+        findings.append(f"{library.path} does not tell its version: {library.unsaid}")
     for check in kind.checks:
         ask = getattr(library.calls, check, None)  # the emulated library is in one piece
         status = ask() if ask is not None else 0
