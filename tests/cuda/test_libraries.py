@@ -122,6 +122,51 @@ with tz.CUDAContext() as ctx:
     )
 
 
+def test_libraries_for_two_versions_of_cuda_are_refused_before_the_second_is_used(emulated: Child) -> None:
+    """cuBLAS of one wheel is in use when cuDNN of another is asked for; the doctor has the same check."""
+    emulated(
+        START
+        + FOREIGN
+        + """
+import logging
+from tests.doctor.planted import install
+logging.getLogger("tazza.cuda").setLevel("INFO")
+logged = []
+logging.getLogger("tazza.cuda").addFilter(lambda record: logged.append(record.getMessage()))
+libraries.is_emulated = lambda: False
+libraries._served = lambda: "13.0"
+SOURCE = '''
+const char *NAMEGetErrorString(int status) { return "x"; }
+int NAMEGetProperty(int which, int *value) { *value = which ? 0 : MAJOR; return 0; }
+'''
+def planted(wheel, name, file, major):
+    folder = Path(tempfile.mkdtemp())
+    install(folder, wheel, f"{major}.0.0.1", {f"nvidia/lib/{file}": ""})
+    path = folder / "nvidia/lib" / file
+    source = SOURCE.replace("NAME", name).replace("MAJOR", str(major))
+    find_c_compiler().run(["-shared", "-fPIC", "-x", "c", "-", "-o", str(path)], source)
+    find(path)
+    return folder
+planted("nvidia-cublas", "cublas", "libcublas.so.13", 13)
+cublas = libraries.load_library("cublas")
+assert (cublas.owner, cublas.version) == ("nvidia-cublas 13.0.0.1", (13, 0, 0))
+planted("nvidia-cudnn-cu12", "cudnn", "libcudnn.so.9", 9)
+for _ in range(2):
+    with pytest.raises(BackendUnavailableError, match="cudnn is for CUDA 12, cublas is for CUDA 13.*look at .tazza"):
+        libraries.load_library("cudnn")
+folder = planted("other", "curand", "libcurand.so.10", 10)
+assert not logged
+assert libraries.load_library("curand").owner == str(folder / "nvidia/lib")
+assert len(logged) == 1 and f"curand is from {folder}" in logged[0] and "cublas is from a wheel" in logged[0], logged
+libraries._served = lambda: "12.4"
+libraries._loaded.clear()
+planted("nvidia-cublas", "cublas", "libcublas.so.13", 13)
+with pytest.raises(BackendUnavailableError, match="is for CUDA 13; the driver serves 12.4"):
+    libraries.load_library("cublas")
+"""
+    )
+
+
 def test_a_forked_child_has_no_handles(emulated: Child) -> None:
     emulated(
         START
