@@ -167,6 +167,76 @@ with pytest.raises(BackendUnavailableError, match="is for CUDA 13; the driver se
     )
 
 
+SHARED = """
+from functools import partial
+from tazza.dnn import CudnnWrapper
+from tests.dnn.cudnn_calls import backward, conv2d
+draws = np.random.default_rng(8)
+images = [draws.integers(-3, 4, (4, 4, 7, 6)).astype("f4") for _ in range(4)]
+w = draws.integers(-3, 4, (6, 4, 3, 3)).astype("f4")
+with tz.open("cpu", dnn="reference") as cpu:
+    expected = [cpu.dnn.conv2d(x, w, padding=1) for x in images]
+    gradients = [cpu.dnn.conv2d_backward(y, x, w, padding=1) for x, y in zip(images, expected)]
+"""
+
+
+def test_executions_that_share_scratch_memory_are_caught(emulated: Child) -> None:
+    """States of which each has the workspace of the first, as a planted mistake, spoil results; their own do not."""
+    emulated(
+        START
+        + SHARED
+        + """
+with tz.CUDAContext() as ctx:
+    wrapper = CudnnWrapper(ctx)
+    there, sent, streams = ctx.asarray(w), [ctx.asarray(x) for x in images], [ctx.new_stream() for _ in images]
+    ctx.synchronize(timeout=T)
+    def spoilt():
+        tasks = [ctx.launch(partial(conv2d, wrapper, index=i, padding=1), x, there, None, stream=streams[i])
+                 for i, x in enumerate(sent)]
+        return [(ctx.to_numpy(task.result(timeout=T)) != y).any() for task, y in zip(tasks, expected)]
+    assert not any(spoilt())
+    states = [wrapper._states.at(i).state for i in range(4)]
+    own = [state.workspace for state in states]
+    for state in states: state.workspace = own[0]
+    assert any(spoilt()), "four calls in one scratch region without order"
+    for state, workspace in zip(states, own): state.workspace = workspace
+    assert not any(spoilt())
+assert not emulator.report()["n_hazards"]
+""",
+        libraries=True,
+        jitter_us=20_000,
+    )
+
+
+def test_what_lies_in_scratch_memory_changes_no_result(emulated: Child) -> None:
+    """Every lease is full of what is no number when a plan gets it."""
+    emulated(
+        START
+        + SHARED
+        + """
+from tazza.dnn import DnnWorkspace
+get = DnnWorkspace.get
+def poisoned(self, nbytes):
+    lease = get(self, nbytes)
+    tz.current().fill(lease.chunk[: nbytes // 4 * 4].view("float32"), float("nan"))
+    leases.append(lease.nbytes)
+    return lease
+DnnWorkspace.get, leases = poisoned, []
+with tz.CUDAContext() as ctx:
+    wrapper, there = CudnnWrapper(ctx), ctx.asarray(w)
+    for x, y, (dx, dw, dbias) in zip(images, expected, gradients):
+        sent = ctx.asarray(x)
+        made = ctx.launch(partial(conv2d, wrapper, padding=1), sent, there, None).result(timeout=T)
+        found = ctx.launch(partial(backward, wrapper, padding=1), made, sent, there, None).result(timeout=T)
+        for one, other in zip([made, *found], [y, dx, dw, dbias], strict=True):
+            assert (ctx.to_numpy(one) == other).all()
+assert len(leases) == 8 and min(leases) > 0
+""",
+        libraries=True,
+        jitter_us=300,
+    )
+
+
 def test_a_forked_child_has_no_handles(emulated: Child) -> None:
     emulated(
         START
