@@ -41,6 +41,7 @@ def program(opened: list[tz.Context]) -> None:
     wrappers = [CudnnWrapper(ctx) for ctx in contexts]
     for ctx, wrapper in zip(contexts, wrappers, strict=True):
         use_products(ctx)
+        use_layers(ctx)
         use_convolutions(ctx, wrapper)
     first, second = (drawn(ctx) for ctx in contexts)
     expect(first, second)  # both are the first generators of the seed
@@ -53,8 +54,20 @@ def program(opened: list[tz.Context]) -> None:
 
 
 def use_products(ctx: tz.CUDAContext) -> None:
-    """A product by cuBLAS in a launched function, which may only enqueue."""
+    """A product by cuBLAS in a launched function, which may only enqueue; and linear layers of ``ctx.dnn``."""
     expect(ctx.to_numpy(ctx.launch(product, ctx.asarray(A), ctx.asarray(B)).result(timeout=T)), A @ B)
+
+
+def use_layers(ctx: tz.CUDAContext) -> None:
+    """A linear layer and its gradients by ``ctx.dnn``, in a state."""
+    x, w, bias, dy = (ctx.asarray(one) for one in (A, B.T.copy(), BIAS[:3], A[:, :3].copy()))
+    with tz.open("cpu", dnn="reference") as cpu:
+        expected = cpu.dnn.linear(A, B.T, BIAS[:3], activation="relu")
+        gradients = cpu.dnn.linear_backward(A[:, :3], A, B.T, y=expected, activation="relu")
+    y = ctx.dnn.linear(x, w, bias, activation="relu")
+    expect(ctx.to_numpy(y), expected)
+    for one, other in zip(ctx.dnn.linear_backward(dy, x, w, y=y, activation="relu"), gradients, strict=True):
+        expect(ctx.to_numpy(one), other)
 
 
 def product(a: tz.Buffer, b: tz.Buffer) -> tz.Buffer:

@@ -13,6 +13,7 @@ WORLDS = [(3, 0, 0), (3, 300, 1), (4, 1000, 2)]
 OPTIONS = ("-q", "-n0", "-p", "no:cacheprovider", "-p", "no:randomly", "--strict-markers")
 FILES = {
     "handles": ("tests/cuda/inside_handles.py",),
+    "dnn": ("tests/cuda/inside_dnn.py",),
     "states": ("tests/dnn/test_states.py", "tests/dnn/test_tree.py", "tests/dnn/test_workspace.py"),
 }
 

@@ -60,3 +60,21 @@ def test_nvidias_libraries_are_found_and_fit(ctx: tz.CUDAContext) -> None:
         assert library.version[0] >= 9
     assert ctx.cublas_handle()
     assert ctx.cudnn_handle()
+
+
+def test_layers_are_those_of_the_reference(ctx: tz.CUDAContext) -> None:
+    draws = np.random.default_rng(2)
+    x, w, rows = (draws.standard_normal(shape).astype("f4") for shape in ((4, 3, 9, 8), (5, 3, 3, 3), (6, 5 * 9 * 8)))
+    bias = draws.standard_normal(5).astype("f4")
+    with tz.open("cpu", dnn="reference") as cpu:
+        expected = cpu.dnn.conv2d(x, w, bias, padding=1, activation="relu")
+        product = cpu.dnn.linear(expected.reshape(4, -1), rows, activation="relu")
+        gradients = cpu.dnn.conv2d_backward(expected, x, w, y=expected, padding=1, activation="relu")
+    there = [ctx.asarray(one) for one in (x, w, bias)]
+    y = ctx.dnn.conv2d(*there, padding=1, activation="relu")
+    np.testing.assert_allclose(ctx.to_numpy(y), expected, atol=1e-4)
+    layer = ctx.dnn.linear(y.view("float32", (4, 5 * 9 * 8)), ctx.asarray(rows), activation="relu")
+    np.testing.assert_allclose(ctx.to_numpy(layer), product, atol=1e-2)
+    found = ctx.dnn.conv2d_backward(y, *there[:2], y=y, padding=1, activation="relu")
+    for one, other in zip(found, gradients, strict=True):
+        np.testing.assert_allclose(ctx.to_numpy(one), other, atol=1e-2)
