@@ -14,7 +14,12 @@ OPTIONS = ("-q", "-n0", "-p", "no:cacheprovider", "-p", "no:randomly", "--strict
 FILES = {
     "handles": ("tests/cuda/inside_handles.py",),
     "dnn": ("tests/cuda/inside_dnn.py",),
-    "states": ("tests/dnn/test_states.py", "tests/dnn/test_tree.py", "tests/dnn/test_workspace.py"),
+    "states": (
+        "tests/dnn/test_states.py",
+        "tests/dnn/test_scratch.py",
+        "tests/dnn/test_tree.py",
+        "tests/dnn/test_workspace.py",
+    ),
 }
 
 

@@ -402,46 +402,6 @@ def test_scratch_memory_of_eight_threads_is_never_shared(ctx: tz.Context, wrappe
     assert all(info.leased_bytes == 0 for info in wrapper.states())
 
 
-def test_scratch_that_two_calls_share_is_found(ctx: tz.Context, wrapper: DnnWrapper) -> None:
-    """The mistake that leases keep away, planted: a second call between a first one's writing and its reading."""
-    library = wrapper.library
-    first, second = pattern_plan(library, 1000), pattern_plan(library, 1000)
-
-    def execute(plan: Any, state: DnnState, lease: Any) -> None:
-        plan.execute(state, (), lease)
-
-    def inside(shared: bool) -> None:
-        def intrude(one: DnnState, lease: Any) -> None:
-            def use(two: DnnState) -> None:
-                own = two.workspace
-                if not shared:
-                    with own.get(1000) as other:
-                        execute(second, two, other)
-                    return
-                with pytest.raises(UsageError, match="another state's"):
-                    execute(second, two, lease)
-                two.workspace = one.workspace
-                try:
-                    execute(second, two, lease)
-                finally:
-                    two.workspace = own
-
-            wrapper.with_state(1, use)
-
-        def begin(one: DnnState) -> None:
-            with one.workspace.get(1000) as lease:
-                first.between = lambda: intrude(one, lease)
-                execute(first, one, lease)
-
-        wrapper.with_state(0, begin)
-
-    for shared in (False, True):
-        ctx.launch(inside, shared).result(timeout=TIMEOUT)
-        ctx.synchronize(TIMEOUT)
-        assert bool(first.overwritten) == shared
-        assert not second.overwritten
-
-
 def test_misuse_of_scratch_is_refused_before_anything_is_called(ctx: tz.Context, wrapper: DnnWrapper) -> None:
     library = wrapper.library
     plan = pattern_plan(library, 1000)
