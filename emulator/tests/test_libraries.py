@@ -1,4 +1,4 @@
-"""The emulated libcudnn.so.9 and libcublas.so.13, each in processes of their own."""
+"""The emulated libcudnn.so.9, libcublas.so.13 and libcurand.so.10, each in processes of their own."""
 
 import re
 import subprocess
@@ -180,6 +180,42 @@ assert blas.cublasSetStream_v2(P(8), P(device.stream)) == 1
     )
 
 
+def test_uniform_numbers_are_philoxs_by_seed_and_offset(passes: Passes) -> None:
+    passes(
+        """
+def philox(seed, place):
+    key, x = [seed & 0xFFFFFFFF, seed >> 32], [place // 4, 0, 0, 0]
+    for _ in range(10):
+        first, second = 0xD2511F53 * x[0], 0xCD9E8D57 * x[2]
+        x = [second >> 32 ^ x[1] ^ key[0], second & 0xFFFFFFFF, first >> 32 ^ x[3] ^ key[1], first & 0xFFFFFFFF]
+        key = [(key[0] + 0x9E3779B9) & 0xFFFFFFFF, (key[1] + 0xBB67AE85) & 0xFFFFFFFF]
+    return ((x[place % 4] >> 8) + 1) / 2**24
+device, rand, generator = Device(), library("libcurand.so.10"), P()
+# The known answer of Random123 for a counter and a key of zeros.
+assert philox(0, 0) == ((0x6627E8D5 >> 8) + 1) / 2**24
+assert rand.curandCreateGenerator(ctypes.byref(generator), 100) == 103
+assert rand.curandCreateGenerator(ctypes.byref(generator), 161) == 0
+seed = 0x123456789ABCDEF
+assert rand.curandSetPseudoRandomGeneratorSeed(generator, ctypes.c_ulonglong(seed)) == 0
+assert rand.curandSetStream(generator, P(device.stream)) == 0 and rand.curandSetStream(generator, P(12345)) == 104
+there = device.allocate(4 * 2500)
+for first, count in ((0, 2500), (2500, 3), (40, 10)):
+    if first == 40: assert rand.curandSetGeneratorOffset(generator, ctypes.c_ulonglong(40)) == 0
+    assert rand.curandGenerateUniform(generator, P(there), Z(count)) == 0
+    assert device.get(there, (count,)).tolist() == [philox(seed, first + i) for i in range(count)]
+assert rand.curandGenerateUniform(generator, P(0), Z(1)) == 104
+with emulator.injecting("curandGenerateUniform:1:UNKNOWN;curandSetStream:1:OUT_OF_MEMORY"):
+    assert rand.curandGenerateUniform(generator, P(there), Z(1)) == 201
+    assert rand.curandSetStream(generator, P(device.stream)) == 102
+version = Int()
+assert rand.curandGetVersion(ctypes.byref(version)) == 0 and version.value == 100300
+assert rand.curandGetProperty(0, ctypes.byref(version)) == 0 and version.value == 10
+assert rand.curandDestroyGenerator(generator) == 0 and rand.curandDestroyGenerator(generator) == 101
+assert not hazards() and emulator.report()["libraries"]["objects"]["curandGenerator"] == 0
+"""
+    )
+
+
 def test_handles_belong_to_their_context_and_end(passes: Passes) -> None:
     passes(
         """
@@ -312,6 +348,55 @@ assert one.forward(handle, x, w, y, scratch, size) == 5001 and "ILLEGAL_ADDRESS"
     )
 
 
+def test_every_call_that_has_a_status_is_counted_and_fails_by_its_name(passes: Passes) -> None:
+    """All calls of the libraries, by wrong arguments: a fault comes before they are looked at."""
+    passes(
+        """
+import subprocess
+device = Device()
+handles = {"cudnn": handle_of(dnn, device.stream), "cublas": P(), "curand": P()}
+blas, rand = library("libcublas.so.13"), library("libcurand.so.10")
+assert not blas.cublasCreate_v2(ctypes.byref(handles["cublas"]))
+assert not rand.curandCreateGenerator(ctypes.byref(handles["curand"]), 161)
+silent = {"cudnnGetVersion", "cudnnGetErrorString", "cudnnGetLastErrorString", "cublasGetStatusName",
+          "cublasGetStatusString", "emulated_library"}
+memory, other = {"cudnn": 4004, "cublas": 3, "curand": 102}, {"cudnn": 5001, "cublas": 13, "curand": 201}
+seen = set()
+for file, loaded in (("libcudnn.so.9", dnn), ("libcublas.so.13", blas), ("libcurand.so.10", rand)):
+    kind, path = file[3:].split(".")[0], cuda_emulator.libraries() / file
+    told = subprocess.run(["nm", "-D", "--defined-only", str(path)], capture_output=True, text=True, check=True)
+    for symbol in {line.split()[-1] for line in told.stdout.splitlines()} - silent:
+        name, room = symbol.split("_v")[0], (ctypes.c_char * 4096)()
+        first = ctypes.byref(room) if "Create" in symbol else Int(0) if "Property" in symbol else handles[kind]
+        rest = [Int(161)] if symbol == "curandCreateGenerator" else [ctypes.byref(room)] * 13
+        if "Algorithm" in symbol or "WorkspaceSize" in symbol:
+            rest[4] = Int(1 if "Backward" in symbol else 2)
+        with emulator.injecting(f"{name}:1:OUT_OF_MEMORY;{name}:2:UNKNOWN"):
+            assert getattr(loaded, symbol)(first, *rest) == memory[kind], symbol
+            status = getattr(loaded, symbol)(first, *rest)
+            assert status == (203 if symbol == "curandCreateGenerator" else other[kind]), (symbol, status)
+        calls = emulator.report()["libraries"]["calls"]
+        assert sum(count for one, count in calls.items() if one.split("_v")[0] == name) >= 2, (name, calls)
+        seen.add(symbol)
+assert len(seen) > 40, seen
+alive = emulator.report()["libraries"]["objects"]
+assert alive == {"cudnnHandle": 1, "cublasHandle": 1, "curandGenerator": 1}, alive
+made = P()
+assert not dnn.cudnnCreateTensorDescriptor(ctypes.byref(made))
+with emulator.injecting("cudnnDestroyTensorDescriptor:1:UNKNOWN"):
+    assert dnn.cudnnDestroyTensorDescriptor(made) == 5001 and "UNKNOWN" in last_error(dnn)
+assert emulator.report()["libraries"]["objects"]["cudnnDescriptor"] == 1
+assert not dnn.cudnnDestroyTensorDescriptor(made)
+assert not dnn.cudnnDestroy(handles["cudnn"])
+alive = emulator.report()["libraries"]["objects"]
+assert (alive["cudnnDescriptor"], alive["cudnnHandle"]) == (0, 0)
+with emulator.injecting("cublasSetStream:1:LAUNCH_FAILED:sticky"):
+    assert blas.cublasSetStream_v2(handles["cublas"], P(device.stream)) == 13
+    assert int(device.driver.cuStreamSynchronize(device.stream)[0]) == 719
+"""
+    )
+
+
 def test_freed_memory_is_found(passes: Passes) -> None:
     passes(
         CONVOLUTION
@@ -346,7 +431,7 @@ def test_nobody_gets_them_who_did_not_ask(python: Script) -> None:
     done = python(
         "import ctypes, os, cuda_emulator\n"
         "emulator = cuda_emulator.start()\n"
-        "for name in ('libcudnn.so.9', 'libcublas.so.13'):\n"
+        "for name in ('libcudnn.so.9', 'libcublas.so.13', 'libcurand.so.10'):\n"
         "    try: loaded = ctypes.CDLL(name)\n"
         "    except OSError: continue\n"
         "    assert not hasattr(loaded, 'emulated_library')\n"
@@ -368,12 +453,12 @@ def test_the_command_offers_them() -> None:
 
 def test_the_readme_lists_every_call() -> None:
     symbols = set()
-    for name in ("libcudnn.so.9", "libcublas.so.13", "libcublasLt.so.13"):
+    for name in ("libcudnn.so.9", "libcublas.so.13", "libcublasLt.so.13", "libcurand.so.10"):
         path = cuda_emulator.libraries() / name
         told = subprocess.run(["nm", "-D", "--defined-only", str(path)], capture_output=True, text=True, check=True)
         symbols |= {line.split()[-1] for line in told.stdout.splitlines()}
-    text = (HERE.parent / "README.md").read_text().partition("## cuDNN and cuBLAS")[2].partition("\n## ")[0]
-    assert set(re.findall(r"`(cu(?:dnn|blas)[A-Z]\w+|emulated_library)`", text)) == symbols
+    text = (HERE.parent / "README.md").read_text().partition("## cuDNN, cuBLAS and cuRAND")[2].partition("\n## ")[0]
+    assert set(re.findall(r"`(cu(?:dnn|blas|rand)[A-Z]\w+|emulated_library)`", text)) == symbols
 
 
 def test_it_cannot_be_loaded_over_another_driver() -> None:

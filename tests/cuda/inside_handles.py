@@ -30,7 +30,6 @@ from tazza.drivers.cuda.libraries import load_library
 from tazza.errors import (
     ArgumentError,
     BackendError,
-    BackendUnavailableError,
     ClosedError,
     DeviceLostError,
     OutOfMemoryError,
@@ -149,9 +148,52 @@ def test_gemm_in_a_launched_function(ctx: tz.CUDAContext) -> None:
     np.testing.assert_allclose(ctx.to_numpy(task), a @ b, atol=1e-5)
 
 
-def test_a_missing_library_says_what_to_install(ctx: tz.CUDAContext) -> None:
-    with pytest.raises(BackendUnavailableError, match="pip install nvidia-curand"):
-        ctx.curand_generator()
+def uniform(ctx: tz.CUDAContext, count: int = 100) -> Any:
+    """Numbers that the thread's generator of the context draws, on the context's stream."""
+
+    def draw(x: tz.Buffer) -> tz.Buffer:
+        generator, size = c_void_p(ctx.curand_generator()), ctypes.c_size_t(count)
+        with ctx.cuda_current():
+            load_library("curand").call("curandGenerateUniform", generator, c_void_p(x.address), size)
+        return x
+
+    return ctx.to_numpy(ctx.launch(draw, ctx.empty((count,), "float32")).result(timeout=TIMEOUT))
+
+
+def test_a_generator_of_curand_is_the_contexts(ctx: tz.CUDAContext) -> None:
+    first, second = uniform(ctx), uniform(ctx)
+    assert ((first > 0) & (first <= 1)).all()
+    assert (first != second).any()
+    with tz.CUDAContext(device="cuda:0", seed=5) as same, tz.CUDAContext(device="cuda:0", seed=6) as other:
+        assert (uniform(same, 200) == np.concatenate([first, second])).all()
+        assert (uniform(other) != first).any()
+    assert not [text for text in hazards() if "two threads" not in text]
+
+
+@pytest.mark.parametrize("call", ["curandCreateGenerator", "curandSetPseudoRandomGeneratorSeed", "curandSetStream"])
+def test_a_generator_that_could_not_be_seeded_draws_the_same_numbers_later(ctx: tz.CUDAContext, call: str) -> None:
+    expected = uniform(ctx)
+    with tz.CUDAContext(device="cuda:0", seed=5) as same:
+        handles_of(ctx.own_stream.runtime)._free["curand"].clear()
+        with emulator().injecting(f"{call}:1:UNKNOWN"), pytest.raises(BackendError, match=call):
+            same.curand_generator()
+        assert (uniform(same) == expected).all()
+
+
+def test_a_state_that_could_not_be_closed_goes_on(ctx: tz.CUDAContext) -> None:
+    wrapper = CudnnWrapper(ctx)
+    x, w = ctx.asarray(np.ones((1, 1, 4, 4), "f4")), ctx.asarray(np.ones((1, 1, 3, 3), "f4"))
+
+    def computed() -> Any:
+        return ctx.to_numpy(ctx.launch(partial(conv2d, wrapper, index=7), x, w, None).result(timeout=TIMEOUT))
+
+    assert (computed() == 9).all()
+    with emulator().injecting("cudnnDestroy:1:UNKNOWN"), pytest.raises(BackendError, match="cudnnDestroy"):
+        wrapper.close(TIMEOUT)
+    assert 7 in [info.number for info in wrapper.states()]
+    assert (computed() == 9).all()
+    wrapper.close(TIMEOUT)
+    assert wrapper.states() == ()
 
 
 def test_a_closed_context_has_no_handles() -> None:

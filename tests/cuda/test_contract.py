@@ -30,7 +30,7 @@ def named(one: World) -> str:
 
 WORLDS = [world(seed) for seed in SEEDS]
 
-OTHERWISE = {"inside_handles"}  # wants the emulated libraries: test_libraries.py
+OTHERWISE = {"inside_dnn", "inside_handles"}  # want the emulated libraries: test_libraries.py
 INSIDE = sorted({path.stem for path in ROOT.glob("tests/cuda/inside_*.py")} - OTHERWISE)
 
 

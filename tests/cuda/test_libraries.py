@@ -13,7 +13,13 @@ WORLDS = [(3, 0, 0), (3, 300, 1), (4, 1000, 2)]
 OPTIONS = ("-q", "-n0", "-p", "no:cacheprovider", "-p", "no:randomly", "--strict-markers")
 FILES = {
     "handles": ("tests/cuda/inside_handles.py",),
-    "states": ("tests/dnn/test_states.py", "tests/dnn/test_tree.py", "tests/dnn/test_workspace.py"),
+    "dnn": ("tests/cuda/inside_dnn.py",),
+    "states": (
+        "tests/dnn/test_states.py",
+        "tests/dnn/test_scratch.py",
+        "tests/dnn/test_tree.py",
+        "tests/dnn/test_workspace.py",
+    ),
 }
 
 
@@ -33,9 +39,8 @@ def test_where_no_library_was_asked_for_the_error_says_what_to_do(emulated: Chil
         + r"""
 from tazza.dnn import CudnnWrapper
 with tz.CUDAContext() as ctx:
-    for use in (ctx.cudnn_handle, ctx.cublas_handle, lambda: CudnnWrapper(ctx)):
+    for use in (ctx.cudnn_handle, ctx.cublas_handle, ctx.curand_generator, lambda: CudnnWrapper(ctx)):
         with pytest.raises(BackendUnavailableError, match=r"pip install nvidia-cu.*start\(libraries=True\)"): use()
-    with pytest.raises(BackendUnavailableError, match="pip install nvidia-curand"): ctx.curand_generator()
     assert ctx.health and ctx.to_numpy(ctx.asarray(np.ones(3))).sum() == 3
 """
     )
@@ -123,6 +128,121 @@ with tz.CUDAContext() as ctx:
     )
 
 
+def test_libraries_for_two_versions_of_cuda_are_refused_before_the_second_is_used(emulated: Child) -> None:
+    """cuBLAS of one wheel is in use when cuDNN of another is asked for; the doctor has the same check."""
+    emulated(
+        START
+        + FOREIGN
+        + """
+import logging
+from tests.doctor.planted import install
+logging.getLogger("tazza.cuda").setLevel("INFO")
+logged = []
+logging.getLogger("tazza.cuda").addFilter(lambda record: logged.append(record.getMessage()))
+libraries.is_emulated = lambda: False
+libraries._served = lambda: "13.0"
+SOURCE = '''
+const char *NAMEGetErrorString(int status) { return "x"; }
+int NAMEGetProperty(int which, int *value) { *value = which ? 0 : MAJOR; return 0; }
+'''
+def planted(wheel, name, file, major):
+    folder = Path(tempfile.mkdtemp())
+    install(folder, wheel, f"{major}.0.0.1", {f"nvidia/lib/{file}": ""})
+    path = folder / "nvidia/lib" / file
+    source = SOURCE.replace("NAME", name).replace("MAJOR", str(major))
+    find_c_compiler().run(["-shared", "-fPIC", "-x", "c", "-", "-o", str(path)], source)
+    find(path)
+    return folder
+planted("nvidia-cublas", "cublas", "libcublas.so.13", 13)
+cublas = libraries.load_library("cublas")
+assert (cublas.owner, cublas.version) == ("nvidia-cublas 13.0.0.1", (13, 0, 0))
+planted("nvidia-cudnn-cu12", "cudnn", "libcudnn.so.9", 9)
+for _ in range(2):
+    with pytest.raises(BackendUnavailableError, match="cudnn is for CUDA 12, cublas is for CUDA 13.*look at .tazza"):
+        libraries.load_library("cudnn")
+folder = planted("other", "curand", "libcurand.so.10", 10)
+assert not logged
+assert libraries.load_library("curand").owner == str(folder / "nvidia/lib")
+assert len(logged) == 1 and f"curand is from {folder}" in logged[0] and "cublas is from a wheel" in logged[0], logged
+libraries._served = lambda: "12.4"
+libraries._loaded.clear()
+planted("nvidia-cublas", "cublas", "libcublas.so.13", 13)
+with pytest.raises(BackendUnavailableError, match="is for CUDA 13; the driver serves 12.4"):
+    libraries.load_library("cublas")
+"""
+    )
+
+
+SHARED = """
+from functools import partial
+from tazza.dnn import CudnnWrapper
+from tests.dnn.cudnn_calls import backward, conv2d
+draws = np.random.default_rng(8)
+images = [draws.integers(-3, 4, (4, 4, 7, 6)).astype("f4") for _ in range(4)]
+w = draws.integers(-3, 4, (6, 4, 3, 3)).astype("f4")
+with tz.open("cpu", dnn="reference") as cpu:
+    expected = [cpu.dnn.conv2d(x, w, padding=1) for x in images]
+    gradients = [cpu.dnn.conv2d_backward(y, x, w, padding=1) for x, y in zip(images, expected)]
+"""
+
+
+def test_executions_that_share_scratch_memory_are_caught(emulated: Child) -> None:
+    """States of which each has the workspace of the first, as a planted mistake, spoil results; their own do not."""
+    emulated(
+        START
+        + SHARED
+        + """
+with tz.CUDAContext() as ctx:
+    wrapper = CudnnWrapper(ctx)
+    there, sent, streams = ctx.asarray(w), [ctx.asarray(x) for x in images], [ctx.new_stream() for _ in images]
+    ctx.synchronize(timeout=T)
+    def spoilt():
+        tasks = [ctx.launch(partial(conv2d, wrapper, index=i, padding=1), x, there, None, stream=streams[i])
+                 for i, x in enumerate(sent)]
+        return [(ctx.to_numpy(task.result(timeout=T)) != y).any() for task, y in zip(tasks, expected)]
+    assert not any(spoilt())
+    states = [wrapper._states.at(i).state for i in range(4)]
+    own = [state.workspace for state in states]
+    for state in states: state.workspace = own[0]
+    assert any(spoilt()), "four calls in one scratch region without order"
+    for state, workspace in zip(states, own): state.workspace = workspace
+    assert not any(spoilt())
+assert not emulator.report()["n_hazards"]
+""",
+        libraries=True,
+        jitter_us=20_000,
+    )
+
+
+def test_what_lies_in_scratch_memory_changes_no_result(emulated: Child) -> None:
+    """Every lease is full of what is no number when a plan gets it."""
+    emulated(
+        START
+        + SHARED
+        + """
+from tazza.dnn import DnnWorkspace
+get = DnnWorkspace.get
+def poisoned(self, nbytes):
+    lease = get(self, nbytes)
+    tz.current().fill(lease.chunk[: nbytes // 4 * 4].view("float32"), float("nan"))
+    leases.append(lease.nbytes)
+    return lease
+DnnWorkspace.get, leases = poisoned, []
+with tz.CUDAContext() as ctx:
+    wrapper, there = CudnnWrapper(ctx), ctx.asarray(w)
+    for x, y, (dx, dw, dbias) in zip(images, expected, gradients):
+        sent = ctx.asarray(x)
+        made = ctx.launch(partial(conv2d, wrapper, padding=1), sent, there, None).result(timeout=T)
+        found = ctx.launch(partial(backward, wrapper, padding=1), made, sent, there, None).result(timeout=T)
+        for one, other in zip([made, *found], [y, dx, dw, dbias], strict=True):
+            assert (ctx.to_numpy(one) == other).all()
+assert len(leases) == 8 and min(leases) > 0
+""",
+        libraries=True,
+        jitter_us=300,
+    )
+
+
 def test_a_forked_child_has_no_handles(emulated: Child) -> None:
     emulated(
         START
@@ -204,7 +324,7 @@ int curandSetStream(void *g, void *stream) { streams[(size_t)g] = stream; return
 
 
 def test_generators_of_curand_are_made_seeded_and_bound(emulated: Child) -> None:
-    """By a library that only remembers what it was told; its numbers need a GPU."""
+    """By a library that only remembers what it was told."""
     emulated(
         START
         + FOREIGN

@@ -24,7 +24,7 @@ def ctx() -> Iterator[tz.CUDAContext]:
     except BackendUnavailableError as error:
         pytest.skip(f"needs a CUDA device: {error.reason}")
     if not found:
-        pytest.skip("needs a CUDA device that is not emulated: cuRAND has no emulated library")
+        pytest.skip("needs a CUDA device that is not emulated: the libraries there are not NVIDIA's")
     with tz.CUDAContext(device=found[0].name, seed=7) as opened:
         yield opened
 
@@ -104,3 +104,21 @@ def test_boxes_of_any_pitch_are_copied(ctx: tz.CUDAContext, columns: int) -> Non
         ctx.copy(view, wanted)
         ctx.copy(view, dense)
         assert np.array_equal(ctx.to_numpy(x), values)
+
+
+def test_layers_are_those_of_the_reference(ctx: tz.CUDAContext) -> None:
+    draws = np.random.default_rng(2)
+    x, w, rows = (draws.standard_normal(shape).astype("f4") for shape in ((4, 3, 9, 8), (5, 3, 3, 3), (6, 5 * 9 * 8)))
+    bias = draws.standard_normal(5).astype("f4")
+    with tz.open("cpu", dnn="reference") as cpu:
+        expected = cpu.dnn.conv2d(x, w, bias, padding=1, activation="relu")
+        product = cpu.dnn.linear(expected.reshape(4, -1), rows, activation="relu")
+        gradients = cpu.dnn.conv2d_backward(expected, x, w, y=expected, padding=1, activation="relu")
+    there = [ctx.asarray(one) for one in (x, w, bias)]
+    y = ctx.dnn.conv2d(*there, padding=1, activation="relu")
+    np.testing.assert_allclose(ctx.to_numpy(y), expected, atol=1e-4)
+    layer = ctx.dnn.linear(y.view("float32", (4, 5 * 9 * 8)), ctx.asarray(rows), activation="relu")
+    np.testing.assert_allclose(ctx.to_numpy(layer), product, atol=1e-2)
+    found = ctx.dnn.conv2d_backward(y, *there[:2], y=y, padding=1, activation="relu")
+    for one, other in zip(found, gradients, strict=True):
+        np.testing.assert_allclose(ctx.to_numpy(one), other, atol=1e-2)

@@ -16,13 +16,14 @@ import tazza as tz
 from tazza.dnn import Choice, CudnnLibrary, CudnnState, CudnnWrapper, DnnWrapper, Lease, Library, Operation, Plan
 from tazza.testing import simulate
 from tests.dnn import cudnn_calls
-from tests.dnn.pattern import PatternLibrary, PatternPlan
+from tests.dnn.pattern import PatternLibrary, PatternPlan, next_mark
 
 __all__ = [
     "CUDA",
     "DEVICES",
     "LIBRARIES",
     "OTHER",
+    "QUEUED",
     "added",
     "convolve",
     "doomed",
@@ -38,6 +39,7 @@ CUDA = os.environ.get("CUDA_EMULATOR_LIBRARIES") == "on"
 DEVICES = ["cuda:0"] if CUDA else ["cpu", "sim:0"]
 LIBRARIES = ["auto"] if CUDA else ["auto", "reference"]
 OTHER = "cuda:1" if CUDA else "sim:1"
+QUEUED = "cuda:0" if CUDA else "sim:0"
 
 
 @final
@@ -74,7 +76,7 @@ class CudnnPatternLibrary(Library):
 
 @final
 class CudnnPatternPlan(Plan):
-    """`PatternPlan` on a queue: fills the lease and copies it out twice; `overwritten` looks at the copies."""
+    """`PatternPlan` on a queue: fills the lease, calls `between`, copies the lease out twice; see `overwritten`."""
 
     algorithm = "pattern"
 
@@ -82,17 +84,19 @@ class CudnnPatternPlan(Plan):
         self.operation = Operation("pattern", (), (), (nbytes,))
         self.workspace_bytes = nbytes
         self.calls = 0
+        self.between: Callable[[], object] = lambda: None
         self._copies: list[tuple[int, tz.Buffer]] = []
 
     def execute(self, state: Any, arrays: Sequence[Any], lease: Lease | None) -> None:
         state.leased(lease, self.workspace_bytes)
         assert lease is not None, "leased() has checked"
         self.calls += 1
-        mark, here = self.calls % 251 + 1, tz.current()
+        mark, here = next_mark(), tz.current()
         assert state.handle, "bound to the stream that the copies go to"
         part = lease.chunk[: self.workspace_bytes]
         with here.on(state.stream):
             here.fill(part, mark)
+            self.between()
             for _ in range(2):
                 copy = here.memory.pinned.allocate(self.workspace_bytes)
                 here.copy(copy, part)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -10,9 +11,17 @@ from typing import Any, final
 
 from tazza.dnn import Choice, Lease, Library, Operation, Plan
 
-__all__ = ["PatternLibrary", "PatternPlan", "settle"]
+__all__ = ["PatternLibrary", "PatternPlan", "next_mark", "settle"]
 
 TIMEOUT = 60.0
+
+
+_marks = itertools.count()
+
+
+def next_mark() -> int:
+    """A byte that is not 0, another one each time."""
+    return next(_marks) % 251 + 1
 
 
 def settle(condition: Callable[[], bool], what: str) -> None:
@@ -55,7 +64,7 @@ class PatternLibrary(Library):
 
 @final
 class PatternPlan(Plan):
-    """Writes a byte everywhere in the lease and looks twice whether it is still there; `crashed` counts failures."""
+    """Writes a byte everywhere in the lease, calls `between`, and looks twice whether it is still there."""
 
     algorithm = "pattern"
 
@@ -64,12 +73,14 @@ class PatternPlan(Plan):
         self.workspace_bytes = nbytes
         self.library = library
         self.overwritten = self.calls = 0
+        self.between: Callable[[], object] = lambda: None
 
     def execute(self, state: Any, arrays: Sequence[Any], lease: Lease | None) -> None:
         address = state.scratch(lease, self.workspace_bytes)
         self.calls += 1
-        mark = (threading.get_ident() + self.calls) % 251 + 1
+        mark = next_mark()
         ctypes.memset(address, mark, self.workspace_bytes)
+        self.between()
         for _ in range(2):
             found = ctypes.string_at(address, self.workspace_bytes)
             self.overwritten += found.count(mark) != len(found)

@@ -19,7 +19,7 @@ from tazza.errors import ArgumentError, ClosedError, OutOfMemoryError
 from tazza.testing import simulate
 from tazza.testing.faults import Fault, inject
 from tests.conftest import FULL
-from tests.dnn.forms import DEVICES
+from tests.dnn.forms import DEVICES, QUEUED, library_of, wrapper_of
 from tests.dnn.pattern import TIMEOUT, PatternLibrary
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -157,9 +157,8 @@ def test_relief_takes_what_is_not_leased_before_it_asks_handlers() -> None:
 
 
 def test_a_chunk_that_queued_work_uses_goes_to_nobody_else_before() -> None:
-    library = PatternLibrary("queued")
-    with simulate(devices=1, memory="8MiB", lateness=0), tz.open("sim:0") as ctx:
-        wrapper, gate, stream = DnnWrapper(ctx, library), tz.HostEvent(), ctx.new_stream()
+    with simulate(devices=1, memory="8MiB", lateness=0), tz.open(QUEUED) as ctx:
+        wrapper, gate, stream = wrapper_of(ctx, library_of(ctx, "queued")), tz.HostEvent(), ctx.new_stream()
         result = ctx.asarray(np.zeros(65_536, np.uint8), copy=True)
 
         def use(state: DnnState) -> None:

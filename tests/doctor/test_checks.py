@@ -29,6 +29,10 @@ def cudnn(name: str, version: str, folder: str = "/usr/lib", *, owner: str = "sy
     return Library("cuDNN", name, f"{folder}/lib{name.replace(' ', '_').lower()}.so.9", version, owner, loaded)
 
 
+def cublas(version: str, folder: str = "/v") -> Library:
+    return Library("cuBLAS", "cuBLAS", f"{folder}/libcublas.so.13", version, f"nvidia-cublas {version}", True)
+
+
 def environment(**values: str) -> Facts:
     return replace(HEALTHY, environment=tuple(values.items()))
 
@@ -85,6 +89,18 @@ PLANTED: dict[str, tuple[Facts, Facts]] = {
     "cudnn-broken": (
         change("driver", cudnn="/x", cudnn_version="9.1.0", cudnn_state="failed", cudnn_detail="cudnnOps..."),
         change("driver", cudnn="/x", cudnn_version="9.1.0", cudnn_state="fine"),
+    ),
+    "cuda-majors": (
+        libraries(cublas("13.1.0"), cudnn("cuDNN", "9", "/v", owner="nvidia-cudnn-cu12 9.5.0.50")),
+        libraries(cublas("13.1.0"), cudnn("cuDNN", "9", "/v", owner="nvidia-cudnn-cu13 9.5.0.50")),
+    ),
+    "cuda-split": (
+        libraries(cublas("13.1.0"), cublas("13.1.0", "/opt/other")),
+        libraries(cublas("13.1.0"), replace(cublas("13.1.0", "/opt/other"), loaded=False)),
+    ),
+    "cuda-sources": (
+        libraries(cublas("13.1.0"), cudnn("cuDNN", "9.5.0")),
+        libraries(replace(cublas("13.1.0", "/usr/lib"), owner="system"), cudnn("cuDNN", "9.5.0")),
     ),
     "library-deleted": (libraries(replace(NCCL, deleted=True)), libraries(NCCL)),
     "library-path": (
@@ -260,6 +276,6 @@ def test_old_names_and_severities_stay() -> None:
     errors = {key for key, kind in KINDS.items() if kind.severity is Severity.ERROR}
     assert errors == {
         *("openmp-clash", "cudnn-mixed", "cudnn-broken", "package-shadowed", "package-missing", "package-version"),
-        *("import-failed", "import-crashed", "import-hung", "environment-invalid"),
+        *("import-failed", "import-crashed", "import-hung", "environment-invalid", "cuda-majors", "cuda-split"),
         *("driver-no-library", "driver-mismatch", "driver-failed", "driver-crashed", "driver-hung", "driver-old"),
     }

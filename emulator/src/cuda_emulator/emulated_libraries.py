@@ -1,4 +1,4 @@
-"""The emulated libcudnn.so.9 and libcublas.so.13: built when somebody asks for them, beside each other in one folder.
+"""The emulated libcudnn, libcublas and libcurand: built when somebody asks for them, beside each other in one folder.
 
 They are clients of the emulated driver: kernels for it (libraries/kernels.cu), and C that launches them. Nothing loads
 them, and no search path names them, unless the setting `libraries` is on.
@@ -19,6 +19,7 @@ FOLDER = Path(__file__).parent / "libraries"
 NAMES = {
     "libcublasLt.so.13": ("lt.c",),
     "libcublas.so.13": ("cublas.c", "common.c"),
+    "libcurand.so.10": ("curand.c", "common.c"),
     "libcudnn.so.9": ("cudnn.c", "convolution.c", "pointwise.c", "common.c"),
 }
 
@@ -27,7 +28,7 @@ _LINKER = ("-Wl,-z,defs", "-Wl,-z,now", f"-Wl,--version-script={FOLDER / 'export
 
 
 def libraries() -> Path:
-    """The folder with the emulated libcudnn.so.9 and libcublas.so.13, built if need be.
+    """The folder with the emulated libcudnn.so.9, libcublas.so.13 and libcurand.so.10, built if need be.
 
     They work on the emulated driver only: on a real one they cannot be loaded, as symbols are missing there.
 

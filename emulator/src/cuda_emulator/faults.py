@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 OPERATIONS = ("kernel", "copy", "fill", "host", "event", "wait", "alloc", "free", "graph")
 
-_TARGET = re.compile(r"cu(?:dnn|blas)?[A-Z]\w*|@(" + "|".join(OPERATIONS) + ")")
+_TARGET = re.compile(r"cu(?:dnn|blas|rand)?[A-Z]\w*|@(" + "|".join(OPERATIONS) + ")")
 _WHEN = re.compile(r"\*|[1-9]\d*\+?|p=(0(\.\d+)?|\.\d+|1(\.0+)?)")
 _ERROR = re.compile(r"[A-Z][A-Z0-9_]*|[1-9]\d*")
 
@@ -19,7 +19,7 @@ class Fault:
         target: a call of the driver (``cuMemAlloc`` stands for each of its versions), which then answers with the error
             and does nothing; or ``@`` and a kind of operation on a stream (``@kernel``, ``@copy``, ...), which then
             fails asynchronously and breaks its context, as on hardware. Calls of the emulated libraries
-            (``cudnnCreate``) answer with an error of their own.
+            (``cudnnCreate``) answer with a status of their own.
         when: ``2`` the second time, ``"2+"`` from the second on, ``"*"`` always, ``"p=0.01"`` at random under the seed.
         error: its name, with or without ``CUDA_ERROR_``, or its number.
         device: the ordinal of the only device that it concerns.

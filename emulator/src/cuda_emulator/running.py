@@ -62,7 +62,10 @@ class Emulator:
             self.faults = before
 
     def report(self) -> dict[str, Any]:
-        """Live allocations and objects, streams with what they run, calls counted, hazards found."""
+        """Live allocations and objects, streams with what they run, calls counted, hazards found.
+
+        Under ``"libraries"`` are the calls and live objects of the emulated cuBLAS, cuDNN and cuRAND.
+        """
         size = self._calls.emulator_report(None, 0) + 1
         while True:
             buffer = ctypes.create_string_buffer(size)

@@ -35,7 +35,7 @@ class Settings:
         version: the version that the driver claims, as 13000; None: that of the header it was built with.
         compute: the compute capability that the devices claim.
         timeout_s: seconds after which a wait inside the emulator gives up.
-        libraries: whether the emulated libcudnn.so.9 and libcublas.so.13 are there too.
+        libraries: whether the emulated libcudnn.so.9, libcublas.so.13 and libcurand.so.10 are there too.
     """
 
     devices: int = 2
@@ -101,7 +101,7 @@ class Settings:
             f"{devices} of {' and '.join(size_text(size) for size in sizes)}, peers {self.peers}, seed {self.seed}, "
             f"jitter {self.jitter_us} us"
             + (f", faults {text_of(self.faults)}" if self.faults else "")
-            + (", with libcudnn and libcublas" if self.libraries else "")
+            + (", with libcudnn, libcublas and libcurand" if self.libraries else "")
         )
 
 
@@ -208,7 +208,10 @@ TABLE: dict[str, Option] = {
     "compute": Option(_compute, str, "X.Y", "compute capability to claim (9.0)"),
     "timeout_s": Option(_whole(1, 86400), str, "S", "seconds after which a wait inside the emulator gives up (60)"),
     "libraries": Option(
-        _switch, lambda on: "on" if on else "off", "on|off", "emulated libcudnn and libcublas, on or off (off)"
+        _switch,
+        lambda on: "on" if on else "off",
+        "on|off",
+        "emulated libcudnn, libcublas and libcurand, on or off (off)",
     ),
 }
 

@@ -45,7 +45,7 @@ def call_library(runtime: DeviceRuntime, library: NativeLibrary, name: str, *arg
         try:
             library.call(name, *args)
         except BackendError:
-            primary.call("cuMemGetInfo")  # raises where the whole context is broken
+            primary.check_whole(name)  # else the error stays what the library says
             raise
 
 
@@ -78,6 +78,7 @@ class _Here(threading.local):
     def __init__(self) -> None:
         self.held: dict[str, _Held] = {}
         self.generators: weakref.WeakKeyDictionary[Any, _Held] = weakref.WeakKeyDictionary()
+        self.numbers: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
 
 @final
@@ -129,8 +130,11 @@ class DeviceHandles:
 
     def _seed(self, library: NativeLibrary, generator: int, context: Any) -> None:
         """Give each thread's generator of a context a seed of its own, by the order in which they are made."""
-        with self._lock:
-            number = self._numbers[context] = self._numbers.get(context, -1) + 1
+        number = self._here.numbers.get(context)
+        if number is None:  # else it was given when the library failed, and a second try draws the same numbers
+            with self._lock:
+                number = self._numbers[context] = self._numbers.get(context, -1) + 1
+            self._here.numbers[context] = number
         [seed] = np.random.SeedSequence(context.spec.seed, spawn_key=(number,)).generate_state(1, np.uint64).tolist()
         handle = ctypes.c_void_p(generator)
         call_library(self._runtime, library, "curandSetPseudoRandomGeneratorSeed", handle, ctypes.c_ulonglong(seed))

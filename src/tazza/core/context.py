@@ -299,7 +299,11 @@ class Context(ContextCore):
     def dnn(self) -> Any:
         """Deep-learning operations on this context's arrays, by the library that the spec names.
 
-        With ``dnn="auto"`` that is the best one installed for the device, the plain reference at the last.
+        With ``dnn="auto"`` that is the best one installed for the device, the plain reference at the last. On a CUDA
+        device it is cuDNN, which takes Buffers (`tazza.dnn.BufferDnn`).
+
+        Raises:
+            BackendUnavailableError: the library is not there, or is for other devices; says what to install.
         """
         if self._dnn is None:
             self._dnn = registry.load("dnn")(self)

@@ -27,8 +27,8 @@ class Spec:
         pool: ``"caching"``, ``"direct"``, or ``"driver"``: the vendor's, where the device has one.
         transfer: implicit moves of task results between devices: ``"allow"``, ``"log"`` or ``"disallow"``.
         deterministic: libraries choose algorithms that give equal bits on one machine.
-        dnn: the deep-learning library: ``"onednn"``, ``"reference"``, or ``"auto"``: the best one installed for the
-            device, and the reference for what that one lacks.
+        dnn: the deep-learning library: ``"onednn"``, ``"reference"``, ``"cudnn"``, or ``"auto"``: the best one
+            installed for the device, and on hosts the reference for what that one lacks.
         max_queued: submissions that a stream holds before it is full.
 
     >>> import tazza as tz

@@ -1,5 +1,6 @@
 """Neural-network operations behind one small interface; ``ctx.dnn`` is an implementation for the context's device."""
 
+from tazza.dnn.buffers import BufferDnn as BufferDnn
 from tazza.dnn.cuda.library import CudnnLibrary as CudnnLibrary
 from tazza.dnn.cuda.state import CudnnState as CudnnState
 from tazza.dnn.cuda.state import CudnnWorkspace as CudnnWorkspace
@@ -30,6 +31,7 @@ __all__ = [
     "Activation",
     "ActivationKind",
     "Array",
+    "BufferDnn",
     "Choice",
     "CudnnLibrary",
     "CudnnState",

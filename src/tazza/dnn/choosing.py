@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 from tazza.core.context import Context
+from tazza.dnn.buffers import BufferDnn
 from tazza.dnn.library import Choice, Library
 from tazza.dnn.planned import PlannedDnn
 from tazza.errors import ArgumentError, BackendUnavailableError
@@ -20,7 +21,7 @@ LIBRARIES: dict[str, str] = {
 }
 """By name, best first: what makes each, or raises `BackendUnavailableError` that says what to install."""
 
-_KINDS = {"onednn": ("cpu", "sim")}
+_KINDS = {"onednn": ("cpu", "sim"), "reference": ("cpu", "sim")}
 """Kinds of device that a library is for, where not for all."""
 
 _made: dict[str, Library | BackendUnavailableError] = {}
@@ -53,7 +54,7 @@ def library_named(name: str) -> Library:
         found = _made.get(name)
         if found is None:
             if name not in LIBRARIES:
-                raise ArgumentError.of("dnn", name, f"'auto' or one of {', '.join(LIBRARIES)}")
+                raise ArgumentError.of("dnn", name, f"'auto' or one of {', '.join((*LIBRARIES, 'cudnn'))}")
             module, attribute = LIBRARIES[name].split(":")
             try:
                 found = getattr(importlib.import_module(module), attribute)()
@@ -66,14 +67,20 @@ def library_named(name: str) -> Library:
     return found
 
 
-def dnn_of(ctx: Context) -> PlannedDnn:
+def dnn_of(ctx: Context) -> PlannedDnn | BufferDnn:
     """Return the operations of a context's library.
 
     ``"auto"`` takes the first that can be used on its device, and the reference for what that one lacks. A library that
-    is named does it all, or raises.
+    is named does it all, or raises. On CUDA devices that is cuDNN, and nothing stands in for what it lacks.
     """
     wanted, kind = ctx.spec.dnn, ctx.device.kind
     algorithm: Any = "deterministic" if ctx.spec.deterministic else "heuristic"
+    if kind == "cuda" and wanted in ("auto", "cudnn"):
+        ctx.own_stream.runtime.check()  # before a library is looked for, which a forked child must not do
+        cudnn: Any = importlib.import_module("tazza.dnn.cuda.library")
+        return BufferDnn(ctx, cudnn.CudnnLibrary.of(ctx.device), Choice(algorithm))
+    if wanted == "cudnn":
+        raise BackendUnavailableError("cudnn", f"it is for cuda, not for {kind}")
     for name in LIBRARIES if wanted == "auto" else [wanted]:
         try:
             library = library_named(name)

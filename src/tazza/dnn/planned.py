@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import weakref
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple, final
 
 import array_api_compat.numpy as xp
@@ -15,7 +13,8 @@ from tazza.core.context import Context
 from tazza.core.generator import Generator
 from tazza.dnn.autograd_torch import tracked
 from tazza.dnn.checks import check_dropout
-from tazza.dnn.interface import Activation, Array, Pair
+from tazza.dnn.fronts import changed, smaller
+from tazza.dnn.interface import Array
 from tazza.dnn.library import Algorithm, Choice, Layout, Library, Operation, Plan
 from tazza.dnn.operations import OPERATIONS, Output
 from tazza.dnn.planned_layers import PlannedLayers
@@ -28,12 +27,10 @@ from tazza.dnn.workspace import Lease
 from tazza.errors import ArgumentError, ClosedError, OutOfMemoryError, UnsupportedError
 from tazza.hot._primitives import call_key
 from tazza.util.log import info
-from tazza.util.text import parse_nbytes
 from tazza.util.threads import thread_limit
 
 __all__ = ["PlannedDnn"]
 
-_ALGORITHMS = ("heuristic", "measure", "deterministic")
 _CHANNELS_LAST = (0, 2, 3, 1)
 _reference = ReferenceLibrary()
 
@@ -126,20 +123,9 @@ class PlannedDnn(PlannedLayers):
         Raises:
             ArgumentError: a value is none of these.
         """
-        if seconds is not None and (type(seconds) not in (int, float) or not 0 <= seconds < math.inf):
-            raise ArgumentError.of("seconds", seconds, "seconds, 0 or more")
+        ctx, choice = self._ctx(), changed(self._choice, algorithm, max_workspace, seconds)
         if state is not None:
             self._states.at(state)
-        if algorithm is not None and algorithm not in _ALGORITHMS:
-            raise ArgumentError.of("algorithm", algorithm, f"one of {', '.join(_ALGORITHMS)}")
-        ctx, choice = self._ctx(), self._choice
-        if max_workspace is not None:
-            choice = replace(choice, max_workspace=parse_nbytes(max_workspace, argument="max_workspace"))
-        choice = replace(
-            choice,
-            algorithm=choice.algorithm if algorithm is None else algorithm,
-            seconds=choice.seconds if seconds is None else float(seconds),
-        )
         return PlannedDnn(
             ctx,
             self.library,
@@ -186,63 +172,6 @@ class PlannedDnn(PlannedLayers):
 
     # Operations ----------------------------------------------------------------------------------------------------
 
-    def conv2d(
-        self,
-        x: Array,
-        w: Array,
-        bias: Array | None = None,
-        *,
-        stride: Pair = 1,
-        padding: Pair = 0,
-        dilation: Pair = 1,
-        groups: int = 1,
-        activation: Activation = None,
-    ) -> Array:
-        return self._do("conv2d", (x, w, bias), (stride, padding, dilation, groups, activation))[0]
-
-    def conv2d_backward(
-        self,
-        dy: Array,
-        x: Array,
-        w: Array,
-        *,
-        y: Array | None = None,
-        stride: Pair = 1,
-        padding: Pair = 0,
-        dilation: Pair = 1,
-        groups: int = 1,
-        activation: Activation = None,
-        need_dx: bool = True,
-    ) -> tuple[Array | None, Array, Array]:
-        options = stride, padding, dilation, groups, activation
-        dx, dw, dbias = self._do("conv2d.backward", (dy, x, w, y), options, bool(need_dx))
-        return dx, dw, dbias
-
-    def linear(self, x: Array, w: Array, bias: Array | None = None, *, activation: Activation = None) -> Array:
-        return self._do("linear", (x, w, bias), (activation,))[0]
-
-    def linear_backward(
-        self,
-        dy: Array,
-        x: Array,
-        w: Array,
-        *,
-        y: Array | None = None,
-        activation: Activation = None,
-        need_dx: bool = True,
-    ) -> tuple[Array | None, Array, Array]:
-        dx, dw, dbias = self._do("linear.backward", (dy, x, w, y), (activation,), bool(need_dx))
-        return dx, dw, dbias
-
-    def matmul(self, a: Array, b: Array, bias: Array | None = None, *, activation: Activation = None) -> Array:
-        return self._do("matmul", (a, b, bias), (activation,))[0]
-
-    def matmul_backward(
-        self, dy: Array, a: Array, b: Array, *, y: Array | None = None, activation: Activation = None
-    ) -> tuple[Array, Array, Array]:
-        da, db, dbias = self._do("matmul.backward", (dy, a, b, y), (activation,))
-        return da, db, dbias
-
     def dropout(self, x: Array, rate: float, random: Generator) -> tuple[Array, Array]:
         ctx = self._ctx()
         plain = self._plain(ctx, x, "x")
@@ -283,7 +212,7 @@ class PlannedDnn(PlannedLayers):
             try:
                 lease = state.workspace.get(plan.workspace_bytes)
             except OutOfMemoryError as error:
-                plan, lease = self._smaller(state, plan, error)
+                plan, lease = smaller(self._states, self.library, self._choice, state, plan, error)
         try:
             if weights is not None:
                 for number in plan.operation.packed:
@@ -292,24 +221,6 @@ class PlannedDnn(PlannedLayers):
         finally:
             if lease is not None:
                 lease.release()
-
-    def _smaller(self, state: DnnState, plan: Plan, error: OutOfMemoryError) -> tuple[Plan, Any]:
-        """Ask for plans that need less and less, until there is room for one."""
-        most = plan.workspace_bytes
-        while most > 0:
-            most //= 2
-            try:
-                plan = self._compiled(plan.operation, replace(self._choice, max_workspace=most))
-                return plan, state.workspace.get(plan.workspace_bytes) if plan.workspace_bytes else None
-            except UnsupportedError:
-                break
-            except OutOfMemoryError as again:
-                error = again
-        raise error
-
-    def _compiled(self, operation: Operation, choice: Choice) -> Plan:
-        plan: Plan = self._states.smaller.get((operation, choice), lambda: self.library.compile(operation, choice))
-        return plan
 
     def _call(
         self,

@@ -1,4 +1,4 @@
-"""The operations of `PlannedDnn` that have no weights to pack: each names its row of the table and nothing else."""
+"""The operations of the fronts: each names its row of the table and nothing else."""
 
 from __future__ import annotations
 
@@ -7,19 +7,76 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from tazza.dnn.checks import FROM_X
-from tazza.dnn.interface import ActivationKind, Array, Dnn, Pair
+from tazza.dnn.interface import Activation, ActivationKind, Array, Dnn, Pair
 
 __all__ = ["PlannedLayers"]
 
 
 class PlannedLayers(Dnn):
-    """What `PlannedDnn` inherits; it says how an operation of the table is done."""
+    """What fronts inherit, which say how an operation of the table is done."""
 
     @abc.abstractmethod
     def _do(
         self, name: str, inputs: Sequence[Array | None], options: tuple[Any, ...], want_first: bool = True
     ) -> list[Array]:
         """Do an operation by its name; returns its outputs."""
+
+    def conv2d(
+        self,
+        x: Array,
+        w: Array,
+        bias: Array | None = None,
+        *,
+        stride: Pair = 1,
+        padding: Pair = 0,
+        dilation: Pair = 1,
+        groups: int = 1,
+        activation: Activation = None,
+    ) -> Array:
+        return self._do("conv2d", (x, w, bias), (stride, padding, dilation, groups, activation))[0]
+
+    def conv2d_backward(
+        self,
+        dy: Array,
+        x: Array,
+        w: Array,
+        *,
+        y: Array | None = None,
+        stride: Pair = 1,
+        padding: Pair = 0,
+        dilation: Pair = 1,
+        groups: int = 1,
+        activation: Activation = None,
+        need_dx: bool = True,
+    ) -> tuple[Array | None, Array, Array]:
+        options = stride, padding, dilation, groups, activation
+        dx, dw, dbias = self._do("conv2d.backward", (dy, x, w, y), options, bool(need_dx))
+        return dx, dw, dbias
+
+    def linear(self, x: Array, w: Array, bias: Array | None = None, *, activation: Activation = None) -> Array:
+        return self._do("linear", (x, w, bias), (activation,))[0]
+
+    def linear_backward(
+        self,
+        dy: Array,
+        x: Array,
+        w: Array,
+        *,
+        y: Array | None = None,
+        activation: Activation = None,
+        need_dx: bool = True,
+    ) -> tuple[Array | None, Array, Array]:
+        dx, dw, dbias = self._do("linear.backward", (dy, x, w, y), (activation,), bool(need_dx))
+        return dx, dw, dbias
+
+    def matmul(self, a: Array, b: Array, bias: Array | None = None, *, activation: Activation = None) -> Array:
+        return self._do("matmul", (a, b, bias), (activation,))[0]
+
+    def matmul_backward(
+        self, dy: Array, a: Array, b: Array, *, y: Array | None = None, activation: Activation = None
+    ) -> tuple[Array, Array, Array]:
+        da, db, dbias = self._do("matmul.backward", (dy, a, b, y), (activation,))
+        return da, db, dbias
 
     def activate(self, x: Array, kind: ActivationKind) -> Array:
         return self._do("activate", (x,), (kind,))[0]

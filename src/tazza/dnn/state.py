@@ -146,14 +146,18 @@ class DnnState:
         """
         if self._generation != process.generation:
             return
+        if self._runner is not None and self._runtime.lost() is None:
+            self._runner.settle(timeout_or_default(None))
+        self._close_others()
+        if self._handle is not None:
+            self.library.close(self._handle)  # first: where it fails the state is whole, and may be closed again
+            self._handle = None
         if self._runner is not None:
-            if self._runtime.lost() is None:
-                self._runner.settle(timeout_or_default(None))
             self._runner.close()
         self.workspace.reset()
-        handle, self._handle = self._handle, None
-        if handle is not None:
-            self.library.close(handle)
+
+    def _close_others(self) -> None:
+        """Destroy what a library's own class of states has beside the handle; may be called twice."""
 
     def _queue(self) -> Runner:
         """The state's queue, made by the first caller that has one itself."""

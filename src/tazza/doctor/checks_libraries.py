@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from tazza.doctor.facts import Facts, Library
 from tazza.doctor.findings import Finding, found
 from tazza.doctor.versions import numbers, same_release
+from tazza.drivers.cuda.coherence import Part, incoherences
 
 __all__ = ["CHECKS"]
 
@@ -60,15 +61,46 @@ def check_cudnn(facts: Facts) -> Iterator[Finding]:
     folders = {os.path.dirname(library.path) for library in parts}
     sets = [[library for library in parts if os.path.dirname(library.path) == folder] for folder in sorted(folders)]
     for group in (loaded, *([] if loaded else sets)):
-        if not _agree(group):
-            yield found("cudnn-mixed", _versions(group), fix, family="cuDNN")
-            return
+        for one in incoherences(_parts(group)):
+            if one.key == "cudnn-mixed":
+                yield found(one.key, one.seen, fix, family="cuDNN")
+                return
     if not _agree(parts):
         yield found("cudnn-several", _owned(parts), "unset LD_LIBRARY_PATH, or remove one of them", family="cuDNN")
     driver = facts.driver
     if driver.cudnn_state in {"crashed", "hung", "failed"} and driver.cudnn_version:
         seen = f"{driver.cudnn}, version {driver.cudnn_version}: {driver.cudnn_detail}"
         yield found("cudnn-broken", seen, fix, family="cuDNN")
+
+
+def check_cuda(facts: Facts) -> Iterator[Finding]:
+    """cuBLAS, cuDNN, cuRAND and NVRTC of one CUDA and one kind of installation, which the driver serves.
+
+    Those that are loaded; where none is, those that there are.
+    """
+    parts = [library for library in facts.libraries if _nvidias(library)]
+    loaded = [library for library in parts if library.loaded]
+    for one in incoherences(_parts(loaded or parts), facts.driver.cuda, loaded=bool(loaded)):
+        if one.key in _FIXES:
+            yield found(one.key, one.seen, _FIXES[one.key], family="CUDA libraries")
+
+
+_FIXES = {
+    "cuda-majors": "install all for one CUDA: pip install 'tazza[cuda13]' or 'tazza[cuda12]' in a fresh environment",
+    "cuda-sources": "take all from wheels, or all from the system; unset LD_LIBRARY_PATH",
+    "cuda-split": "keep one installation: unset LD_LIBRARY_PATH, or pip uninstall the other",
+    "driver-old": "update the driver, or install the libraries for the CUDA version that it serves",
+}
+
+
+def _nvidias(library: Library) -> str:
+    """The name of one of NVIDIA's libraries that programs call beside the driver, or an empty string."""
+    families = {"cuBLAS": "cublas", "cuDNN": "cudnn", "cuRAND": "curand"}
+    return "nvrtc" if library.name == "NVRTC" else families.get(library.family, "")
+
+
+def _parts(libraries: Iterable[Library]) -> list[Part]:
+    return [Part(_nvidias(one), one.path, _version(one), one.owner) for one in libraries]
 
 
 def check_deleted(facts: Facts) -> Iterator[Finding]:
@@ -126,8 +158,7 @@ def _owned(libraries: Iterable[Library]) -> str:
     return ", ".join(f"{library.name} of {library.owner}" for library in libraries)
 
 
-def _versions(libraries: Iterable[Library]) -> str:
-    return ", ".join(f"{os.path.basename(library.path)} {_version(library) or '?'}" for library in libraries)
-
-
-CHECKS = (check_openmp, check_blas, check_copies, check_cudnn, check_deleted, check_library_path, check_preload)
+CHECKS = (
+    *(check_openmp, check_blas, check_copies, check_cudnn, check_cuda, check_deleted),
+    *(check_library_path, check_preload),
+)

@@ -97,6 +97,13 @@ KINDS: dict[str, Kind] = {
     ),
     "cudnn-several": _warning("The loader may mix their parts, depending on the folder that comes first."),
     "cudnn-broken": _error("cuDNN itself says that its parts do not fit, so convolutions fail or crash."),
+    "cuda-majors": _error(
+        "Libraries for different CUDA versions share no handle, stream or kernel, and the driver may serve only one."
+    ),
+    "cuda-split": _error("Parts of two installations of one library are loaded: which is called is chance."),
+    "cuda-sources": _warning(
+        "Libraries from wheels and from the system are upgraded apart, and then no longer fit together."
+    ),
     "library-deleted": _warning("The package was replaced under the running process: what it loads next does not fit."),
     "library-path": _warning(
         "LD_LIBRARY_PATH comes before what packages bring: they run with a library not built for them."

@@ -31,9 +31,12 @@ int emulator_lose_device(int device);
  * gone: memory, streams, events, modules. Whoever retained it goes on with the same handle. 0, or -1 as above. */
 int emulator_restore_device(int device);
 
-/* For libraries on top of the driver that belong to the emulator. A call of theirs begins: under jitter it takes as long
- * as an operation would, and what is not 0 is the CUresult of a fault injected for it, by its name. */
+/* For libraries on top of the driver that belong to the emulator. A call of theirs begins: it is counted, under jitter
+ * it takes as long as an operation would, and what is not 0 is the CUresult of a fault injected for it, by its name. */
 int emulator_library_call(const char *name);
+
+/* They have made (1) or destroyed (-1) an object, such as "cudnnHandle". */
+void emulator_library_object(const char *kind, int change);
 
 /* Adds a hazard of the kind "library" to the report. */
 void emulator_add_hazard(const char *text);

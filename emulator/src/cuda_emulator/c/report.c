@@ -7,15 +7,13 @@
 #include "call.h"
 #include "control.h"
 #include "faults.h"
+#include "library_calls.h"
 #include "memory.h"
 #include "pool.h"
 #include "report.h"
 #include "stream.h"
 
 enum { MAX_HAZARDS = 200 };
-
-/* Of the jitter in calls of libraries; those of streams are their numbers. */
-#define LIBRARY_LANE UINT64_MAX
 
 static struct {
     const char *kind;
@@ -142,6 +140,11 @@ static void put_calls(Text *text) {
     put(text, "}");
 }
 
+static void put_count(const char *name, uint64_t count, void *data) {
+    next_item(data);
+    put(data, "\"%s\":%llu", name, (unsigned long long)count);
+}
+
 static void put_hazards(Text *text) {
     open_list(text, "hazards");
     for (size_t i = 0; i < n_hazards && i < MAX_HAZARDS; i++) {
@@ -177,7 +180,13 @@ size_t emulator_report(char *room, size_t size) {
     put_objects(&text);
     put(&text, ",");
     put_calls(&text);
-    put(&text, ",");
+    put(&text, ",\"libraries\":{\"calls\":{");
+    text.first = true;
+    library_calls_visit(put_count, &text);
+    put(&text, "},\"objects\":{");
+    text.first = true;
+    library_objects_visit(put_count, &text);
+    put(&text, "}},");
     put_hazards(&text);
     put(&text, "}");
     pthread_mutex_unlock(&lock);
@@ -253,22 +262,4 @@ int emulator_lose_device(int ordinal) {
         device_lose(device);
     pthread_mutex_unlock(&lock);
     return device ? 0 : -1;
-}
-
-int emulator_library_call(const char *name) {
-    static uint64_t count;
-    bool sticky = false;
-    pthread_mutex_lock(&lock);
-    const Context *context = context_top();
-    CUresult fault = fault_of_call(name, context ? context->device->ordinal : -1, &sticky);
-    uint64_t number = ++count;
-    pthread_mutex_unlock(&lock);
-    delay(LIBRARY_LANE, number);
-    return (int)fault;
-}
-
-void emulator_add_hazard(const char *text) {
-    pthread_mutex_lock(&lock);
-    hazard("library", "%s", text);
-    pthread_mutex_unlock(&lock);
 }

@@ -37,7 +37,7 @@ static CUresult load_kernels(CUlibrary *loaded) {
     return result;
 }
 
-CUresult handle_create(const char *call, Handle **made) {
+CUresult handle_create(const char *call, const char *kind, Handle **made) {
     CUcontext context = NULL;
     CUdevice device;
     CUresult result = (CUresult)emulator_library_call(call);
@@ -53,7 +53,7 @@ CUresult handle_create(const char *call, Handle **made) {
         cuLibraryUnload(loaded);
         return CUDA_ERROR_OUT_OF_MEMORY;
     }
-    *handle = (Handle){.alive = true, .context = context, .device = device};
+    *handle = (Handle){.alive = true, .context = context, .device = device, .kind = kind};
     pthread_mutex_lock(&lock);
     handle->next = handles;
     handles = handle;
@@ -64,6 +64,7 @@ CUresult handle_create(const char *call, Handle **made) {
     pthread_mutex_unlock(&lock);
     if (loaded) /* another handle has brought them */
         cuLibraryUnload(loaded);
+    emulator_library_object(kind, 1);
     *made = handle;
     return CUDA_SUCCESS;
 }
@@ -77,6 +78,7 @@ CUresult handle_destroy(Handle *handle) {
         kernels = NULL;
     }
     pthread_mutex_unlock(&lock);
+    emulator_library_object(handle->kind, -1);
     return unused ? cuLibraryUnload(unused) : CUDA_SUCCESS; /* launches that are queued keep the image */
 }
 
@@ -94,6 +96,8 @@ static void report_two_threads(const char *call, const Handle *handle) {
     emulator_add_hazard(text);
 }
 
+static _Thread_local CUresult last_fault;
+
 Refusal handle_enter(const char *call, void *given, Handle **found) {
     pthread_mutex_lock(&lock);
     Handle *handle = find(given);
@@ -106,7 +110,7 @@ Refusal handle_enter(const char *call, void *given, Handle **found) {
         report_two_threads(call, handle);
     CUcontext context = NULL;
     Refusal refusal = FINE;
-    if (emulator_library_call(call))
+    if ((last_fault = (CUresult)emulator_library_call(call)))
         refusal = INJECTED;
     else if (cuCtxGetCurrent(&context) || !context)
         refusal = NO_CONTEXT;
@@ -116,6 +120,10 @@ Refusal handle_enter(const char *call, void *given, Handle **found) {
     if (refusal)
         handle_leave(handle);
     return refusal;
+}
+
+CUresult injected(void) {
+    return last_fault;
 }
 
 void handle_leave(Handle *handle) {
@@ -136,7 +144,7 @@ const char *refusal_text(Refusal refusal) {
     case NO_CONTEXT:
         return "no CUDA context is current";
     case INJECTED:
-        return "the driver failed (injected)";
+        return "a fault was injected";
     }
     return "unknown";
 }

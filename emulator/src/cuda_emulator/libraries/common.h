@@ -22,6 +22,8 @@ typedef struct Handle {
     uintptr_t inside; /* the thread that is in a call with it, or 0 */
     void *workspace;
     size_t workspace_bytes;
+    const char *kind; /* as the report of the emulator names it */
+    uint64_t seed, offset; /* of a generator of random numbers */
     struct Handle *next;
 } Handle;
 
@@ -35,12 +37,15 @@ typedef enum Refusal {
 } Refusal;
 
 /* Makes a handle of the current context. On success it is the caller's to destroy. */
-CUresult handle_create(const char *call, Handle **handle);
+CUresult handle_create(const char *call, const char *kind, Handle **handle);
 CUresult handle_destroy(Handle *handle);
 
 /* Stands around every call with a handle. Two threads in one handle at a time are a hazard in the emulator's report. */
 Refusal handle_enter(const char *call, void *given, Handle **handle);
 void handle_leave(Handle *handle);
+
+/* The fault with which handle_enter last answered INJECTED in this thread. */
+CUresult injected(void);
 
 /* Why, as text. */
 const char *refusal_text(Refusal refusal);

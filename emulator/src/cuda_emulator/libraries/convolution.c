@@ -84,8 +84,8 @@ static CUresult queue_columns(const Handle *handle, const Shape *shape, const fl
 PUBLIC Status cudnnGetConvolution2dForwardOutputDim(const void *how, const void *x, const void *w, int *n, int *c,
                                                     int *height, int *width) {
     static const char call[] = "cudnnGetConvolution2dForwardOutputDim";
-    Status status;
-    if ((status = check_descriptor(x, TENSOR, call)) || (status = check_descriptor(w, FILTER, call)) ||
+    Status status = begin(call);
+    if (status || (status = check_descriptor(x, TENSOR, call)) || (status = check_descriptor(w, FILTER, call)) ||
         (status = check_descriptor(how, CONVOLUTION, call)))
         return status;
     if (!n || !c || !height || !width)

@@ -1,5 +1,6 @@
 /* libcublas.so.13: handles and one gemm of float32, column by column as BLAS has it. */
 #include "common.h"
+#include "control.h"
 
 enum {
     SUCCESS = 0,
@@ -17,21 +18,21 @@ enum { AS_IT_IS, TRANSPOSED, CONJUGATED };
 
 typedef int Status;
 
+static Status status_of(CUresult result) {
+    return !result ? SUCCESS : result == CUDA_ERROR_OUT_OF_MEMORY ? ALLOC_FAILED : EXECUTION_FAILED;
+}
+
 static Status status_of_refusal(Refusal refusal) {
     switch (refusal) {
     case FINE:
         return SUCCESS;
     case INJECTED:
-        return INTERNAL_ERROR;
+        return status_of(injected());
     case ELSEWHERE:
         return MAPPING_ERROR;
     default:
         return NOT_INITIALIZED;
     }
-}
-
-static Status status_of(CUresult result) {
-    return !result ? SUCCESS : result == CUDA_ERROR_OUT_OF_MEMORY ? ALLOC_FAILED : EXECUTION_FAILED;
 }
 
 PUBLIC const char *emulated_library(void) {
@@ -41,7 +42,7 @@ PUBLIC const char *emulated_library(void) {
 PUBLIC Status cublasCreate_v2(void **handle) {
     if (!handle)
         return INVALID_VALUE;
-    CUresult result = handle_create("cublasCreate", (Handle **)handle);
+    CUresult result = handle_create("cublasCreate", "cublasHandle", (Handle **)handle);
     bool none = result == CUDA_ERROR_NOT_INITIALIZED || result == CUDA_ERROR_INVALID_CONTEXT;
     return none ? NOT_INITIALIZED : status_of(result);
 }
@@ -57,14 +58,18 @@ PUBLIC Status cublasDestroy_v2(void *given) {
 
 PUBLIC Status cublasGetVersion_v2(void *handle, int *version) {
     (void)handle;
-    if (!version)
-        return INVALID_VALUE;
+    CUresult fault = (CUresult)emulator_library_call("cublasGetVersion");
+    if (fault || !version)
+        return fault ? status_of(fault) : INVALID_VALUE;
     *version = VERSION;
     return SUCCESS;
 }
 
 PUBLIC Status cublasGetProperty(int property, int *value) {
     static const int values[] = {VERSION / 10000, VERSION / 100 % 100, VERSION % 100};
+    CUresult fault = (CUresult)emulator_library_call("cublasGetProperty");
+    if (fault)
+        return status_of(fault);
     if (!value || property < 0 || property > 2)
         return INVALID_VALUE;
     *value = values[property];

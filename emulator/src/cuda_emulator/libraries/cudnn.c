@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "control.h"
 #include "descriptors.h"
 
 static _Thread_local char last_error[256];
@@ -31,9 +32,13 @@ Status enter(const char *call, void *given, Handle **handle) {
     Refusal refusal = handle_enter(call, given, handle);
     if (!refusal)
         return SUCCESS;
-    bool execution = refusal == INJECTED, elsewhere = refusal == ELSEWHERE;
-    return fail(execution ? EXECUTION_FAILED_DRIVER : elsewhere ? BAD_PARAM : NOT_INITIALIZED, call, "%s",
-                refusal_text(refusal));
+    if (refusal == INJECTED)
+        return status_of(injected(), call);
+    return fail(refusal == ELSEWHERE ? BAD_PARAM : NOT_INITIALIZED, call, "%s", refusal_text(refusal));
+}
+
+Status begin(const char *call) {
+    return status_of((CUresult)emulator_library_call(call), call);
 }
 
 PUBLIC const char *emulated_library(void) {
@@ -46,6 +51,9 @@ PUBLIC size_t cudnnGetVersion(void) {
 
 PUBLIC Status cudnnGetProperty(int property, int *value) {
     static const int values[] = {VERSION / 10000, VERSION / 100 % 100, VERSION % 100};
+    Status status = begin("cudnnGetProperty");
+    if (status)
+        return status;
     if (!value || property < 0 || property > 2)
         return fail(BAD_PARAM, "cudnnGetProperty", "there is no property %d", property);
     *value = values[property];
@@ -87,7 +95,7 @@ PUBLIC void cudnnGetLastErrorString(char *message, size_t size) {
 PUBLIC Status cudnnCreate(void **handle) {
     if (!handle)
         return fail(BAD_NULL_POINTER, "cudnnCreate", "handle is NULL");
-    CUresult result = handle_create("cudnnCreate", (Handle **)handle);
+    CUresult result = handle_create("cudnnCreate", "cudnnHandle", (Handle **)handle);
     if (result == CUDA_ERROR_NOT_INITIALIZED || result == CUDA_ERROR_INVALID_CONTEXT)
         return fail(NOT_INITIALIZED, "cudnnCreate", "%s", refusal_text(NO_CONTEXT));
     return status_of(result, "cudnnCreate");
@@ -141,22 +149,29 @@ Status check_descriptor(const void *given, DescriptorKind kind, const char *call
 }
 
 static Status create(void **made, DescriptorKind kind, const char *call) {
+    Status status = begin(call);
+    if (status)
+        return status;
     Descriptor *descriptor = made ? calloc(1, sizeof *descriptor) : NULL;
     if (!descriptor)
         return fail(made ? NO_HOST_MEMORY : BAD_NULL_POINTER, call, "no descriptor");
     descriptor->kind = kind;
     descriptor->groups = 1;
     *made = descriptor;
+    emulator_library_object("cudnnDescriptor", 1);
     return SUCCESS;
 }
 
 static Status destroy(void *given, DescriptorKind kind, const char *call) {
     Descriptor *descriptor = given;
-    if (descriptor && descriptor->kind != kind)
+    Status status = begin(call);
+    if (status || !descriptor)
+        return status;
+    if (descriptor->kind != kind)
         return fail(BAD_PARAM, call, "this is a descriptor of another kind");
-    if (descriptor)
-        descriptor->kind = 0;
+    descriptor->kind = 0;
     free(descriptor);
+    emulator_library_object("cudnnDescriptor", -1);
     return SUCCESS;
 }
 
@@ -176,6 +191,9 @@ DESCRIPTOR(ActivationDescriptor, ACTIVATION)
 /* The descriptor to set, or NULL with the status. */
 static Descriptor *settable(void *given, DescriptorKind kind, const char *call, Status *status) {
     Descriptor *descriptor = given;
+    *status = begin(call);
+    if (*status)
+        return NULL;
     bool fine = descriptor && descriptor->kind == kind;
     *status = fine ? SUCCESS : fail(BAD_PARAM, call, "this is no such descriptor");
     return fine ? descriptor : NULL;
@@ -192,24 +210,29 @@ static Status set_extents(Descriptor *descriptor, const int *extents, int type, 
     return SUCCESS;
 }
 
-PUBLIC Status cudnnSetTensor4dDescriptorEx(void *given, int type, int n, int c, int h, int w, int n_step, int c_step,
-                                           int h_step, int w_step) {
-    static const char call[] = "cudnnSetTensor4dDescriptorEx";
+static Status set_tensor(void *given, int type, const int *extents, const long *steps, const char *call) {
     Status status;
     Descriptor *descriptor = settable(given, TENSOR, call, &status);
     if (!descriptor)
         return status;
-    const long steps[] = {n_step, c_step, h_step, w_step};
-    memcpy(descriptor->steps, steps, sizeof steps);
-    return set_extents(descriptor, (const int[]){n, c, h, w}, type, call);
+    memcpy(descriptor->steps, steps, sizeof descriptor->steps);
+    return set_extents(descriptor, extents, type, call);
+}
+
+PUBLIC Status cudnnSetTensor4dDescriptorEx(void *given, int type, int n, int c, int h, int w, int n_step, int c_step,
+                                           int h_step, int w_step) {
+    return set_tensor(given, type, (const int[]){n, c, h, w}, (const long[]){n_step, c_step, h_step, w_step},
+                      "cudnnSetTensor4dDescriptorEx");
 }
 
 PUBLIC Status cudnnSetTensor4dDescriptor(void *given, int format, int type, int n, int c, int h, int w) {
-    if (format == NCHW)
-        return cudnnSetTensor4dDescriptorEx(given, type, n, c, h, w, c * h * w, h * w, w, 1);
-    if (format == NHWC)
-        return cudnnSetTensor4dDescriptorEx(given, type, n, c, h, w, c * h * w, 1, w * c, c);
-    return fail(NOT_SUPPORTED_LAYOUT, "cudnnSetTensor4dDescriptor", "there is no format %d here", format);
+    static const char call[] = "cudnnSetTensor4dDescriptor";
+    const long packed[] = {c * h * w, h * w, w, 1}, channels_last[] = {c * h * w, 1, w * c, c};
+    if (format != NCHW && format != NHWC) {
+        Status status = begin(call);
+        return status ? status : fail(NOT_SUPPORTED_LAYOUT, call, "there is no format %d here", format);
+    }
+    return set_tensor(given, type, (const int[]){n, c, h, w}, format == NCHW ? packed : channels_last, call);
 }
 
 PUBLIC Status cudnnSetFilter4dDescriptor(void *given, int type, int format, int k, int c, int h, int w) {

@@ -42,6 +42,9 @@ typedef struct Descriptor {
 Status fail(Status status, const char *call, const char *format, ...) __attribute__((format(printf, 3, 4)));
 Status status_of(CUresult result, const char *call);
 
+/* Begins a call that has no handle: SUCCESS, or the fault that is injected for it. */
+Status begin(const char *call);
+
 /* Stands around every call with a handle. */
 Status enter(const char *call, void *given, Handle **handle);
 

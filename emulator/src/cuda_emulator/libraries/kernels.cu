@@ -119,3 +119,24 @@ extern "C" __global__ void channel_sums(const float *from, float *sums, Pairs pa
     float *result = sums + blockIdx.x * pairs.to[1];
     *result = blended(pairs.alpha, sum, pairs.beta, *result);
 }
+
+// A block for each 1024 numbers: Philox 4x32-10 of a counter, as uniform numbers in (0, 1].
+extern "C" __global__ void uniform(float *numbers, long count, unsigned long long seed, unsigned long long offset) {
+    constexpr long kEach = 1024;
+    long end = (blockIdx.x + 1) * kEach < count ? (blockIdx.x + 1) * kEach : count;
+    for (long i = blockIdx.x * kEach; i < end; i++) {
+        unsigned long long place = offset + i, block = place / 4;
+        unsigned key[2] = {static_cast<unsigned>(seed), static_cast<unsigned>(seed >> 32)};
+        unsigned x[4] = {static_cast<unsigned>(block), static_cast<unsigned>(block >> 32), 0, 0};
+        for (int round = 0; round < 10; round++) {
+            unsigned long long first = 0xD2511F53ull * x[0], second = 0xCD9E8D57ull * x[2];
+            unsigned mixed[4] = {static_cast<unsigned>(second >> 32) ^ x[1] ^ key[0], static_cast<unsigned>(second),
+                                 static_cast<unsigned>(first >> 32) ^ x[3] ^ key[1], static_cast<unsigned>(first)};
+            for (int j = 0; j < 4; j++)
+                x[j] = mixed[j];
+            key[0] += 0x9E3779B9u;
+            key[1] += 0xBB67AE85u;
+        }
+        numbers[i] = (static_cast<float>(x[place % 4] >> 8) + 1) / 16777216;
+    }
+}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, final
 
@@ -10,9 +11,11 @@ from tazza.contexts.cuda_handles import call_library
 from tazza.core.runtime import DeviceRuntime
 from tazza.dnn.library import Choice, Layout
 from tazza.drivers.cuda.libraries import NativeLibrary
-from tazza.errors import UnsupportedError
+from tazza.errors import BackendError, LeakWarning, UnsupportedError
+from tazza.hot import after_fork
+from tazza.util.report import report
 
-__all__ = ["ONE", "ZERO", "Algorithm", "Descriptors", "chosen", "pointer"]
+__all__ = ["ONE", "ZERO", "Algorithm", "Descriptors", "chosen", "destroy_dropped", "pointer"]
 
 _FLOAT32, _NCHW, _CROSS_CORRELATION, _FMA, _RELU, _PROPAGATE_NAN = 0, 0, 1, 3, 1, 1
 ONE: Final = ctypes.byref(ctypes.c_float(1))
@@ -74,11 +77,32 @@ def chosen(
     raise UnsupportedError(f"cudnn: no {choice.algorithm} algorithm for {call.removeprefix('cudnnGet')}{room}")
 
 
+_dropped: deque[tuple[NativeLibrary, str, ctypes.c_void_p]] = deque()
+"""Descriptors of plans that are gone; a finaliser only appends to it."""
+
+after_fork(_dropped.clear)  # they are the parent's
+
+
+def destroy_dropped() -> None:
+    """Destroy the descriptors of plans that are gone; what cuDNN refuses is named in a warning, and tried next time."""
+    for _ in range(len(_dropped)):
+        try:
+            library, kind, made = _dropped.popleft()
+        except IndexError:  # another thread took the last one
+            return
+        try:
+            library.call(f"cudnnDestroy{kind}Descriptor", made)
+        except BackendError as error:
+            _dropped.append((library, kind, made))
+            report("a descriptor of cuDNN was not destroyed", LeakWarning, error=error)
+
+
 @final
 class Descriptors:
-    """Descriptors of a plan, destroyed with it: they are records of the host, and no device is needed for that."""
+    """Descriptors of a plan, destroyed after it: they are records of the host, and no device is needed for that."""
 
     def __init__(self, library: NativeLibrary) -> None:
+        destroy_dropped()
         self._library = library
         self._made: list[tuple[str, ctypes.c_void_p]] = []
 
@@ -121,5 +145,6 @@ class Descriptors:
         return made
 
     def __del__(self) -> None:
+        # An append each, as in any finaliser.
         for kind, made in self._made:
-            getattr(self._library.calls, f"cudnnDestroy{kind}Descriptor")(made)
+            _dropped.append((self._library, kind, made))

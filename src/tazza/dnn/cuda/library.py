@@ -1,16 +1,19 @@
-"""cuDNN as a `Library`, on one device: convolutions of float32 and their gradients, by its calls for one layer."""
+"""cuDNN as a `Library`, on one device: layers of float32 and their gradients, by its calls for one layer."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any, Final, final
 
 from tazza.contexts.cuda_handles import call_library, create_handle, handles_of
 from tazza.core.device import Device
 from tazza.core.runtime import DeviceRuntime, runtime_of
+from tazza.dnn.cuda.calls import destroy_dropped
 from tazza.dnn.cuda.convolution import BackwardPlan, ForwardPlan
+from tazza.dnn.cuda.products import LinearBackwardPlan, LinearPlan
 from tazza.dnn.cuda.state import CudnnState
 from tazza.dnn.library import Choice, Library, Operation, Plan
 from tazza.drivers.cuda.libraries import load_library
@@ -18,14 +21,20 @@ from tazza.errors import UnsupportedError
 
 __all__ = ["CudnnLibrary"]
 
-_PLANS: Final = {"conv2d": ForwardPlan, "conv2d.backward": BackwardPlan}
+_PLANS: Final[dict[str, Callable[..., Plan]]] = {
+    "conv2d": ForwardPlan,
+    "conv2d.backward": BackwardPlan,
+    "linear": LinearPlan,
+    "linear.backward": LinearBackwardPlan,
+}
 
 
 @final
 class CudnnLibrary(Library):
-    """cuDNN on one CUDA device, for ``conv2d`` and ``conv2d.backward`` of float32; the plans execute on Buffers.
+    """cuDNN on one CUDA device, for ``conv2d``, ``linear`` and their gradients of float32; plans execute on Buffers.
 
-    Sums are computed in float32, not in TensorFloat-32. Activations are none and relu.
+    Products are cuBLAS's, which is looked for when the first plan for one is made. Sums are computed in float32, not in
+    TensorFloat-32. Activations are none and relu.
 
     Args:
         runtime: the device's.
@@ -72,6 +81,7 @@ class CudnnLibrary(Library):
         return create_handle(self._runtime, self.native, "cudnnCreate")
 
     def close(self, handle: Any) -> None:
+        destroy_dropped()
         if self._runtime.lost() is None and not sys.is_finalizing():
             call_library(self._runtime, self.native, "cudnnDestroy", ctypes.c_void_p(handle))
 

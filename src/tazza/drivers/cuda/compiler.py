@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from tazza.drivers.cuda.libraries import check_compiler
 from tazza.errors import BackendError, CompileError, UnsupportedError
 
 __all__ = ["compile_for_host", "compile_source"]
@@ -20,11 +21,12 @@ def compile_source(source: str, compute: str) -> bytes:
 
     Raises:
         CompileError: with NVRTC's log.
-        UnsupportedError: NVRTC is not installed.
+        UnsupportedError: NVRTC is not installed, or does not fit with the driver and the libraries in use.
     """
     try:
         nvrtc = importlib.import_module("cuda.bindings.nvrtc")
         known = _checked(nvrtc, "nvrtcGetSupportedArchs", nvrtc.nvrtcGetSupportedArchs())
+        check_compiler()
     except (ImportError, RuntimeError) as error:  # RuntimeError is how the bindings say that there is no library
         raise UnsupportedError(f"source cannot be compiled here: {error}; {_INSTALL}") from error
     wanted = int(compute.replace(".", ""))

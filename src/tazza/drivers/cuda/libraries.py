@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
-from tazza.drivers.cuda.loading import is_emulated
+from tazza.drivers.cuda.coherence import Part, incoherences, owner_of
+from tazza.drivers.cuda.loading import LIBRARY, is_emulated
 from tazza.errors import ArgumentError, BackendError, BackendUnavailableError, OutOfMemoryError
+from tazza.util.log import info
 
-__all__ = ["NativeLibrary", "load_library"]
+__all__ = ["NativeLibrary", "check_compiler", "load_library"]
 
 _MAPS = Path("/proc/self/maps")
 _FINDER = "pip install 'tazza[cuda13]' (or cuda12)"
@@ -30,14 +33,17 @@ class NativeLibrary:
         calls: its functions.
         path: its file.
         found_via: how the path finder found it.
-        version: its own, as three numbers.
+        owner: the distribution that brought it, with its version, ``"system"``, or the folder.
+        version: its own, as three numbers, zeros where it does not say.
+        unsaid: why it does not; empty where it does.
         emulated: it is one of the CUDA emulator's.
     """
 
     def __init__(self, kind: _Kind, calls: Any, path: str, found_via: str) -> None:
         self.name, self.calls, self.path, self.found_via = kind.name, calls, path, found_via
+        self.owner = owner_of(Path(path))
         self.emulated = hasattr(calls, "emulated_library")
-        self.version = _version(kind, calls)
+        self.version, self.unsaid = _version(kind, calls)
         self._kind = kind
 
     def call(self, name: str, *args: Any) -> None:
@@ -121,6 +127,7 @@ _KINDS = {
 }
 
 _loaded: dict[str, NativeLibrary] = {}
+_fitting: set[str] = set()  # what was looked at and is called by others
 _lock = threading.Lock()  # held while a file is loaded, which calls nothing of ours
 
 
@@ -157,20 +164,23 @@ def _find(kind: _Kind) -> NativeLibrary:
         calls = ctypes.CDLL(told.abs_path)
     except (RuntimeError, OSError) as error:  # not found, or the loader refuses it
         reason = str(error).strip().splitlines()
-        emulator = "; on the emulator: start(libraries=True)" if is_emulated() and kind.name != "curand" else ""
+        emulator = "; on the emulator: start(libraries=True)" if is_emulated() else ""
         text = reason[0] if reason else "not found"
         raise BackendUnavailableError(kind.name, text, kind.install + emulator) from error
     return NativeLibrary(kind, calls, told.abs_path, told.found_via or "")
 
 
-def _version(kind: _Kind, calls: Any) -> tuple[int, int, int]:
-    """What the library says, part by part; zeros where it does not say."""
-    numbers = []
+def _version(kind: _Kind, calls: Any) -> tuple[tuple[int, int, int], str]:
+    """What the library says, part by part, and why it does not."""
+    numbers, call, unsaid = [0, 0, 0], f"{kind.name}GetProperty", ""
     for number in range(3):  # MAJOR_VERSION, MINOR_VERSION, PATCH_LEVEL of libraryPropertyType
         value = ctypes.c_int()
-        status = getattr(calls, f"{kind.name}GetProperty")(number, ctypes.byref(value))
-        numbers.append(0 if status else value.value)
-    return numbers[0], numbers[1], numbers[2]
+        status = getattr(calls, call)(number, ctypes.byref(value))
+        if status:
+            unsaid = f"{call} says {': '.join(kind.describe(calls, status))}"
+        else:
+            numbers[number] = value.value
+    return (numbers[0], numbers[1], numbers[2]), unsaid
 
 
 def _findings(kind: _Kind, library: NativeLibrary) -> list[str]:
@@ -182,18 +192,62 @@ def _findings(kind: _Kind, library: NativeLibrary) -> list[str]:
             "own: cuda_emulator.start(libraries=True)"
         )
         return findings  # its parts need the driver to be looked at
+    if library.unsaid:
+        findings.append(f"{library.path} does not tell its version: {library.unsaid}")
     for check in kind.checks:
         ask = getattr(library.calls, check, None)  # the emulated library is in one piece
         status = ask() if ask is not None else 0
         if status:
             symbol, text = kind.describe(library.calls, status)
             findings.append(f"{check} says {symbol}: {text}")
-    folder = Path(library.path).resolve().parent
-    return findings + [
-        f"{part} is loaded, and {library.path} lies elsewhere: parts of two installations"
-        for part in _mapped(kind.name)
-        if part.resolve().parent != folder
-    ]
+    return findings + _apart(kind.name, library)
+
+
+def _apart(name: str, library: NativeLibrary | None = None) -> list[str]:
+    """What does not fit among the files of a library, those used so far, and the driver."""
+    parts = {
+        str(path): Part(one, str(path), _exact(path, one, library), owner_of(path))
+        for one in (name, *(_loaded.keys() - {name}))
+        for path in _mapped(one)
+    }
+    found = incoherences(list(parts.values()), "" if is_emulated() else _served())  # which claims any version
+    for one in found:
+        if one.key == "cuda-sources":  # works, until one of them is upgraded: the doctor warns of it
+            info("tazza.cuda", "%s", one.seen)
+    return [one.seen for one in found if one.key != "cuda-sources"]
+
+
+def _exact(path: Path, name: str, library: NativeLibrary | None) -> str:
+    """The version of a file: its library's own, its distribution's, or that of its name."""
+    known = library if library is not None and library.name == name else _loaded.get(name)
+    if known is not None and os.path.realpath(known.path) == os.path.realpath(path):
+        return ".".join(map(str, known.version))
+    owner = owner_of(path)
+    return owner.rpartition(" ")[2] if owner.startswith("nvidia-") else path.resolve().name.partition(".so.")[2]
+
+
+def check_compiler() -> None:
+    """Look once whether NVRTC, which its bindings have loaded, fits with the libraries in use and the driver.
+
+    Raises:
+        BackendUnavailableError: it does not; says what.
+    """
+    with _lock:
+        findings = [] if _fitting else _apart("nvrtc")
+        _fitting.add("nvrtc")
+    if findings:
+        _fitting.clear()
+        raise BackendUnavailableError("nvrtc", "; ".join(findings), "look at `tazza doctor`")
+
+
+def _served() -> str:
+    """The CUDA version that the driver serves; empty where there is none. Asking needs no initialised driver."""
+    version = ctypes.c_int()
+    try:
+        status = ctypes.CDLL(LIBRARY).cuDriverGetVersion(ctypes.byref(version))
+    except OSError:
+        return ""
+    return "" if status else f"{version.value // 1000}.{version.value % 1000 // 10}"
 
 
 def _mapped(name: str) -> list[Path]:

@@ -110,6 +110,13 @@ class Primary:
             raise self.failed(name, answer[0], requested)
         return answer[1] if len(answer) == 2 else answer[1:]
 
+    def check_whole(self, call: str) -> None:
+        """Raise where the whole context is broken, as the cause of what another library's `call` failed with."""
+        with self:
+            status = invoke(self.api, "cuMemGetInfo")[0]
+        if int(status) in STICKY:
+            raise self.failed(call, status)
+
     def failed(self, call: str, status: Any, requested: int = 0) -> BackendError:
         """The error for a status; a sticky one makes the device lost, and the first one stays."""
         error = failure(self.api, call, status, requested)
