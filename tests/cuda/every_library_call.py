@@ -1,4 +1,4 @@
-"""Run by test_every_library_call.py: `every_call` for cuBLAS, cuDNN and cuRAND, on the emulator's own libraries.
+"""Run by test_every_library_call.py: the same for cuBLAS, cuDNN and cuRAND, on the emulator's own libraries.
 
 A first run counts the calls that tazza makes of the libraries: one which it learns to make is covered by itself.
 """
@@ -19,7 +19,7 @@ from tazza.core.runtime import live_runtimes
 from tazza.dnn import CudnnWrapper
 from tazza.dnn.cuda.calls import destroy_dropped
 from tazza.drivers.cuda.libraries import load_library
-from tests.cuda.every_call import Suite, T, emulator, expect, main, nothing_is_left
+from tests.cuda.failing import Suite, T, emulator, expect, main, nothing_is_left
 from tests.dnn.cudnn_calls import backward, conv2d
 
 LIBRARIES = ("cublas", "cudnn", "curand")

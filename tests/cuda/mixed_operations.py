@@ -19,7 +19,7 @@ import cuda_emulator
 import numpy as np
 
 import tazza as tz
-from tests.cuda.every_call import nothing_is_left
+from tests.cuda.failing import nothing_is_left
 
 T = 60.0
 THREADS = 8

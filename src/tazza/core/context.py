@@ -217,8 +217,7 @@ class Context(ContextCore):
         Raises:
             ArgumentError: sizes, dtypes or shapes differ, or `dst` is read-only.
             WrongDeviceError: neither side is on this device.
-            UnsupportedError: the memory has gaps, and the device does not move it like that; an ordinary array can
-                always be the destination.
+            UnsupportedError: memory with gaps that the device does not move like that; an ordinary array takes it all.
         """
         dst, src = self.arrays.plain(dst, writes=True), self.arrays.plain(src)
         if stream is None and self.inside_task and transfer.copy_here(self.arrays, dst, src):
