@@ -48,7 +48,7 @@ class _Side:
         if isinstance(value, Buffer):
             value._check()  # the memory of a closed one may be another's, or nobody's
             self.buffer: Buffer | None = value
-            self.domain = value.device.memory_domain
+            self.domain = value.block.owner.info.memory_domain
             self.address, self.nbytes = value.address, value.nbytes
             self.dtype, self.shape, self.strides = value.dtype, value.shape, value.strides
             self.readonly = value.readonly
@@ -157,7 +157,7 @@ def copy(stream: Stream, dst: object, src: object) -> None:
     """Copy `src` into `dst` in the stream's order; see `Context.copy`."""
     target, source = _Side(dst, argument="dst", write=True), _Side(src, argument="src", write=False)
     _check_same(target, source)
-    domain = stream.device.memory_domain
+    domain = stream.runtime.info.memory_domain
     if domain not in (target.domain, source.domain):
         raise WrongDeviceError(
             f"neither side is memory of {stream.device}: dst is on {target.domain}, src on {source.domain}; "
@@ -343,7 +343,7 @@ def _are_peers(stream: Stream | Runner, other: _Side) -> bool:
 def fill(stream: Stream, dst: object, value: object) -> None:
     """Fill `dst` with one value in the stream's order; see `Context.fill`."""
     target = _Side(dst, argument="dst", write=True)
-    if target.domain != stream.device.memory_domain:
+    if target.domain != stream.runtime.info.memory_domain:
         raise WrongDeviceError(f"dst is on {target.domain}, not on {stream.device}; call fill on a context there")
     pattern = _pattern(target, value)
     if target.nbytes == 0:
