@@ -266,6 +266,54 @@ with tz.open("cuda", pool="direct") as ctx:
     )
 
 
+def test_trimming_waits_for_no_queue_and_gives_back_what_it_has_done_with(emulated: Child) -> None:
+    emulated(
+        START
+        + """
+import ctypes, threading
+from cuda.bindings import driver
+gate = threading.Event()
+held = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: gate.wait(T) and None)
+with tz.open("cuda", pool="direct") as ctx:
+    x = ctx.asarray(np.arange(100))
+    before = emulator.live_bytes()
+    status, = driver.cuLaunchHostFunc(int(ctx.stream.native), ctypes.cast(held, ctypes.c_void_p).value, 0)
+    assert not status
+    with emulator.injecting("cuMemFreeAsync:1:INVALID_VALUE"), pytest.raises(BackendError, match="cuMemFreeAsync"):
+        ctx.copy(x[1:], x[:-1])
+    kept = emulator.live_bytes()
+    assert kept > before
+    with emulator.injecting("cuEventQuery:1:INVALID_VALUE"), pytest.raises(BackendError, match="cuEventQuery"):
+        ctx.memory.trim()
+    ctx.memory.trim()
+    assert emulator.live_bytes() == kept  # the queue stands still before it
+    gate.set()
+    ctx.synchronize(T)
+    ctx.memory.trim()
+    assert emulator.live_bytes() == before
+"""
+    )
+
+
+def test_the_first_cause_is_told_once_and_later_calls_say_what_it_was(emulated: Child) -> None:
+    emulated(
+        START
+        + """
+ctx = tz.context("cuda")
+driver, info = ctx.device.driver, ctx.device.info
+with emulator.injecting("cuMemAlloc:1:LAUNCH_FAILED:sticky"), pytest.raises(DeviceLostError) as first:
+    driver.memory_allocate(info, 64)
+assert (first.value.call, first.value.symbol) == ("cuMemAlloc", "CUDA_ERROR_LAUNCH_FAILED")
+text = str(first.value)
+assert (text.count("cuMemAlloc"), text.count("LAUNCH_FAILED")) == (1, 1), text
+assert driver.poison(info) == text
+with pytest.raises(DeviceLostError) as later: driver.memory_info(info)
+assert later.value.call == "cuMemGetInfo" and str(later.value) == f"cuda.cuMemGetInfo: {text}", later.value
+assert text in str(ctx.health.cause)
+"""
+    )
+
+
 def test_an_event_of_which_the_driver_cannot_tell_is_neither_over_nor_failed(emulated: Child) -> None:
     emulated(
         START

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, final
 
 import numpy as np
 
+from tazza.core.event import Event
 from tazza.core.runner import Runner
 from tazza.core.runtime import DeviceRuntime
 from tazza.core.stream import Stream, making
@@ -166,11 +167,15 @@ class CompiledKernel:
         """Put one launch into the current stream of the task that calls. Internal."""
         stream = self._stream()
         packed = self._packed(args)
-        buffers = tuple(value for value in args if isinstance(value, Buffer))
+        buffers = [value for value in args if isinstance(value, Buffer)]
         if point.listeners is not None:
-            emit(Operation("kernel", stream=stream, label=self.name, reads=buffers, writes=buffers, subject=self))
-        needs = tuple(event for buffer in buffers for event in making(buffer, stream))
-        stream.submit(_Launch(stream, self, shape, packed, needs))
+            emit(
+                Operation("kernel", stream=stream, label=self.name, reads=(*buffers,), writes=(*buffers,), subject=self)
+            )
+        needs: list[Event] = []
+        for buffer in buffers:
+            needs += making(buffer, stream)
+        stream.submit(_Launch(stream, self, shape, packed, tuple(needs)))
         self._program.loaded.used_on(stream.runner)
         for buffer in buffers:
             buffer.used_on(stream)
@@ -194,11 +199,32 @@ class CompiledKernel:
     def _packed(self, args: tuple[Any, ...]) -> tuple[bytes, ...]:
         if len(args) != len(self.parameters):
             raise ArgumentError(f"args: the kernel {self.name!r} takes {len(self.parameters)}, got {len(args)}")
-        domain = self._program.runtime.info.memory_domain
-        pairs = enumerate(zip(args, self.parameters, strict=True))
-        return tuple(
-            _bytes_of(f"args[{number}] of {self.name}", value, size, domain) for number, (value, size) in pairs
-        )
+        return tuple(map(self._bytes_of, range(len(args)), args, self.parameters))
+
+    def _bytes_of(self, number: int, value: Any, size: int) -> bytes:
+        """An argument as the bytes of its parameter."""
+        if isinstance(value, Buffer):
+            value._check()
+            if value.device.memory_domain != self._program.runtime.info.memory_domain:
+                raise WrongDeviceError(
+                    f"{self._argument(number)} is memory of {value.device}; move it here with ctx.asarray(x)"
+                )
+            if size == 8:
+                return value.address.to_bytes(8, "little")
+            expected = f"a value of {size} bytes, as the parameter has; a pointer has 8"
+        elif isinstance(value, np.generic) and value.dtype.kind in _NUMBERS:
+            if value.nbytes == size:
+                return value.tobytes()
+            expected = f"a value of {size} bytes, as the parameter has, not {value.nbytes}"
+        else:
+            packed = _plain(value, size)
+            if packed is not None:
+                return packed
+            expected = f"a Buffer, or a Python number or NumPy scalar that fits the {size} bytes of the parameter"
+        raise ArgumentError.of(self._argument(number), value, expected)
+
+    def _argument(self, number: int) -> str:
+        return f"args[{number}] of {self.name}"
 
 
 @final
@@ -254,27 +280,6 @@ def _extents(argument: str, value: object) -> tuple[int, int, int]:
         raise ArgumentError.of(argument, value, "a positive integer below 2**31, or a tuple of up to three")
     first, second, third = (*map(int, given), 1, 1)[:3]
     return first, second, third
-
-
-def _bytes_of(argument: str, value: Any, size: int, domain: str) -> bytes:
-    """A value as the bytes of a parameter."""
-    if isinstance(value, Buffer):
-        value._check()
-        if value.device.memory_domain != domain:
-            raise WrongDeviceError(f"{argument} is memory of {value.device}; move it here with ctx.asarray(x)")
-        if size == 8:
-            return value.address.to_bytes(8, "little")
-        raise ArgumentError.of(argument, value, f"a value of {size} bytes, as the parameter has; a pointer has 8")
-    if isinstance(value, np.generic) and value.dtype.kind in _NUMBERS:
-        if value.nbytes == size:
-            return value.tobytes()
-        raise ArgumentError.of(argument, value, f"a value of {size} bytes, as the parameter has, not {value.nbytes}")
-    packed = _plain(value, size)
-    if packed is None:
-        raise ArgumentError.of(
-            argument, value, f"a Buffer, or a Python number or NumPy scalar that fits the {size} bytes of the parameter"
-        )
-    return packed
 
 
 def _plain(value: Any, size: int) -> bytes | None:

@@ -56,38 +56,38 @@ def timeout_or_default(timeout: float | None) -> float:
 class Latch:
     """Set once, with an outcome; wakes whoever waits or listens."""
 
-    __slots__ = ("_listeners", "_lock", "is_set", "outcome")
+    __slots__ = ("_listeners", "is_set", "lock", "outcome")
 
     def __init__(self) -> None:
         self.is_set = False
         self.outcome: BaseException | None = None
-        self._lock = threading.Lock()
-        self._listeners: list[Callable[[], object]] = []
+        self.lock = threading.Lock()
+        self._listeners: tuple[Callable[[], object], ...] = ()  # most have none, and a list takes longer to make
 
     def set(self, outcome: BaseException | None = None) -> bool:
         """Set it and call the listeners; False, and without effect, where it was set before."""
-        with self._lock:
+        with self.lock:
             if self.is_set:
                 return False
             self.outcome = outcome
             self.is_set = True
-            listeners, self._listeners = self._listeners, []
+            listeners, self._listeners = self._listeners, ()
         for listener in listeners:
             listener()
         return True
 
     def listen(self, listener: Callable[[], object]) -> None:
         """Call `listener` once when set, at once if it is; it must be short and must not raise."""
-        with self._lock:
+        with self.lock:
             if not self.is_set:
-                self._listeners.append(listener)
+                self._listeners += (listener,)
                 return
         listener()
 
     def ignore(self, listener: Callable[[], object]) -> None:
         """Forget a listener that was not called yet."""
-        with self._lock, contextlib.suppress(ValueError):  # it was called meanwhile
-            self._listeners.remove(listener)
+        with self.lock:
+            self._listeners = tuple(one for one in self._listeners if one != listener)
 
     def wait(self, timeout: float) -> bool:
         """Block for at most `timeout` seconds; tell whether it is set."""

@@ -95,7 +95,7 @@ class Waitable(abc.ABC):
 
     def __init__(self, stream: Any = None, number: int = 0) -> None:
         self._done = Latch()
-        self._placed = Latch()
+        self._placed: Latch | None = None  # see `placed`
         self._placement: Placement | None = None
         self._generation = generation()
         self._watched = False
@@ -111,7 +111,16 @@ class Waitable(abc.ABC):
 
     @property
     def placed(self) -> Latch:
-        """Set when the native event exists or everything is over."""
+        """Set when the native event exists or everything is over.
+
+        Made for the first who asks: most events are placed before anybody does. Who places it looks for a latch after
+        that, and who makes a latch looks for a placement after that, so that one of the two sees the other.
+        """
+        if self._placed is None:
+            with self._done.lock:
+                self._placed = self._placed or Latch()
+        if self._placement is not None or self._done.is_set:
+            self._placed.set()
         return self._placed
 
     @property
@@ -128,12 +137,14 @@ class Waitable(abc.ABC):
     def place(self, placement: Placement) -> None:
         """Attach the native event that ends with this."""
         self._placement = placement
-        self._placed.set()
+        if self._placed is not None:
+            self._placed.set()
 
     def finish(self, error: BaseException | None = None) -> bool:
         """End it; the first outcome wins."""
         ended = self._done.set(error)
-        self._placed.set()
+        if self._placed is not None:
+            self._placed.set()
         return ended
 
     def poll(self) -> bool:
@@ -169,7 +180,7 @@ class Waitable(abc.ABC):
         deadline = now_ns() + int(timeout * 1e9)
         if not self._ends_with_placement():
             return self._done.wait(timeout)
-        if not self._placed.wait(timeout):
+        if self._placement is None and not self.placed.wait(timeout):
             return False
         placement = self._placement
         if placement is not None and not self._done.is_set:
@@ -266,7 +277,7 @@ class Waitable(abc.ABC):
         """Have the poller ask the driver, now that somebody listens."""
         if not self._watched and not self.poll() and self._ends_with_placement():
             self._watched = True
-            self._placed.listen(lambda: None if self._done.is_set else poll(_Listened(self)))
+            self.placed.listen(lambda: None if self._done.is_set else poll(_Listened(self)))
 
     def __await__(self) -> Generator[Any, None, Any]:
         self.check_use()

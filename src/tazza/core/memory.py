@@ -111,7 +111,8 @@ class Memory:
     def trim(self, keep: int | str = 0) -> int:
         """Give unused memory of the pool back to the device while more than `keep` bytes are reserved.
 
-        Events and the like that the driver keeps for reuse go back too.
+        Events and the like that the driver keeps for reuse go back too. Waits for nothing: memory that a queue still
+        uses stays, and goes back with a trim after `Context.synchronize`.
 
         Returns:
             Bytes given back.

@@ -31,7 +31,7 @@ class Side:
         if isinstance(value, Buffer):
             value._check()  # the memory of a closed one may be another's, or nobody's
             self.buffer: Buffer | None = value
-            self.domain = value.device.memory_domain
+            self.domain = value.block.owner.info.memory_domain
             self.address, self.nbytes = value.address, value.nbytes
             self.dtype, self.shape, self.strides = value.dtype, value.shape, value.strides
             self.readonly = value.readonly

@@ -46,7 +46,7 @@ def copy(stream: Stream, dst: object, src: object) -> None:
     """Copy `src` into `dst` in the stream's order; see `Context.copy`."""
     target, source = Side(dst, argument="dst", write=True), Side(src, argument="src", write=False)
     _check_same(target, source)
-    domain = stream.device.memory_domain
+    domain = stream.runtime.info.memory_domain
     if domain not in (target.domain, source.domain):
         raise WrongDeviceError(
             f"neither side is memory of {stream.device}: dst is on {target.domain}, src on {source.domain}; "
@@ -270,7 +270,7 @@ def _are_peers(stream: Stream | Runner, other: Side) -> bool:
 def fill(stream: Stream, dst: object, value: object) -> None:
     """Fill `dst` with one value in the stream's order; see `Context.fill`."""
     target = Side(dst, argument="dst", write=True)
-    if target.domain != stream.device.memory_domain:
+    if target.domain != stream.runtime.info.memory_domain:
         raise WrongDeviceError(f"dst is on {target.domain}, not on {stream.device}; call fill on a context there")
     pattern = _pattern(target, value)
     if target.nbytes == 0:

@@ -287,15 +287,7 @@ class CudaDriver(Driver):
         self._of(device).call("cuStreamWaitEvent", queue, cast(Recorded, event).native, 0)
 
     def event_record(self, device: DeviceInfo, queue: Handle, timing: bool) -> Handle:
-        primary = self._of(device)
-        primary.check("cuEventRecord")
-        native = primary.take_event(timing)
-        try:
-            primary.call("cuEventRecord", native, queue)
-        except BackendError:
-            primary.give_event(native, timing)
-            raise
-        return Recorded(native, timing)
+        return Recorded(self._of(device).record(queue, timing), timing)
 
     def event_query(self, device: DeviceInfo, event: Handle) -> bool:
         return self._of(device).is_over(cast(Recorded, event).native)

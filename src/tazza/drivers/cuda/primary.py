@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import sys
 import threading
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, final
 
@@ -119,21 +120,30 @@ class Primary:
 
     def failed(self, call: str, status: Any, requested: int = 0) -> BackendError:
         """The error for a status; a sticky one makes the device lost, and the first one stays."""
-        error = failure(self.api, call, status, requested)
         if int(status) not in STICKY:
-            return error
+            return failure(self.api, call, status, requested)
+        error = failure(self.api, call, status, requested, lost=True)
         with self._lock:
-            self.lost = self.lost or str(error)
+            if self.lost is None:
+                self.lost = str(error)
+                return error
         return DeviceLostError(self.lost, backend="cuda", call=call, code=error.code, symbol=error.symbol)
 
     # Events --------------------------------------------------------------------------------------------------------
 
-    def take_event(self, timing: bool) -> Any:
-        """Return a CUevent, used before or new; without timing it costs the device less."""
+    def record(self, stream: Any, timing: bool) -> Any:
+        """Return a CUevent, used before or new, that is over when the stream is so far; times cost the device more."""
+        self.check("cuEventRecord")
         try:
-            return self._events[timing].pop()
+            event = self._events[timing].pop()
         except IndexError:  # all are in use
-            return self.call("cuEventCreate", 0 if timing else _NO_TIMING)
+            event = self.call("cuEventCreate", 0 if timing else _NO_TIMING)
+        try:
+            self.call("cuEventRecord", event, stream)
+        except BackendError:
+            self.give_event(event, timing)
+            raise
+        return event
 
     def is_over(self, event: Any) -> bool:
         """Whether a recorded event is over."""
@@ -175,35 +185,32 @@ class Primary:
             self.call("cuMemFreeAsync", address, stream)
         except BackendError:
             if self.lost is None:
-                event = self.take_event(timing=False)
-                self.call("cuEventRecord", event, stream)
-                self._unfreed.append((event, address))
+                self._unfreed.append((self.record(stream, timing=False), address))
             raise
 
     def _free_later(self) -> None:
-        for _ in range(len(self._unfreed)):
-            event, address = self._unfreed.popleft()
-            if self.is_over(event):
+        for event, address in _taken(self._unfreed):
+            over = False
+            try:
+                over = self.is_over(event)
+            finally:
+                if not over:
+                    self._unfreed.append((event, address))
+            if over:
                 self.give_event(event, timing=False)
                 self.give_back("cuMemFree", address)
-            else:
-                self._unfreed.append((event, address))
 
     def trim(self) -> None:
-        """Destroy the events that are kept, and give back what the driver has refused so far."""
+        """Destroy the events that are kept, and give back what the driver has refused so far.
+
+        Waits for no queue, as the pools do not when they are trimmed: what one still uses is not unused, and goes back
+        with the first trim after that work.
+        """
         self._free_later()
         for kept in self._events.values():
-            while kept:
-                try:
-                    event = kept.pop()
-                except IndexError:  # another thread took the last one
-                    break
+            for event in _taken(kept):
                 self.give_back("cuEventDestroy", event)
-        for _ in range(len(self._refused)):
-            try:
-                call, *args = self._refused.popleft()
-            except IndexError:  # another thread took the last one
-                break
+        for call, *args in _taken(self._refused):
             self.give_back(call, *args)
 
     # Peers ---------------------------------------------------------------------------------------------------------
@@ -219,3 +226,13 @@ class Primary:
             if status and int(status) not in (704, 711):
                 raise self.failed("cuCtxEnablePeerAccess", status)
         self._peers.add(other.info.ordinal)
+
+
+def _taken(kept: collections.deque[Any]) -> Iterator[Any]:
+    """Take what is kept now, each once; other threads may take some of it."""
+    for _ in range(len(kept)):
+        try:
+            one = kept.popleft()
+        except IndexError:  # another thread took the last one
+            return
+        yield one

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tazza.errors import BackendError, OutOfMemoryError
+from tazza.errors import BackendError, DeviceLostError, OutOfMemoryError
 
 __all__ = ["NOT_READY", "OUT_OF_MEMORY", "STICKY", "failure", "invoke"]
 
@@ -65,7 +65,7 @@ def invoke(api: Any, call: str, *args: Any) -> tuple[Any, ...]:
     return answer
 
 
-def failure(api: Any, call: str, status: Any, requested: int) -> BackendError:
+def failure(api: Any, call: str, status: Any, requested: int, *, lost: bool = False) -> BackendError:
     """Make the error for a status that is not success.
 
     Args:
@@ -73,6 +73,7 @@ def failure(api: Any, call: str, status: Any, requested: int) -> BackendError:
         call: the driver's function.
         status: the CUresult that it answered.
         requested: bytes asked for, where it was memory.
+        lost: the context behind the call is gone with it.
     """
     code = int(status)
     text, hint = _TEXTS.get(code, ("", ""))
@@ -81,7 +82,8 @@ def failure(api: Any, call: str, status: Any, requested: int) -> BackendError:
     symbol = str(getattr(status, "name", "")) or f"CUresult {code}"
     if code == OUT_OF_MEMORY:
         return OutOfMemoryError(text, requested=requested, backend="cuda", call=call, code=code, symbol=symbol)
-    return BackendError(text, backend="cuda", call=call, code=code, symbol=symbol, hint=hint)
+    kind = DeviceLostError if lost else BackendError
+    return kind(text, backend="cuda", call=call, code=code, symbol=symbol, hint=hint)
 
 
 def _text_of(api: Any, status: Any) -> str:
