@@ -35,10 +35,8 @@ def claimed(lane: Lane, account: Account, label: str) -> list[Block]:
     try:
         while free:
             block = free.pop()
-            lane.kept, lane.stacked_nbytes = (
-                block,
-                lane.stacked_nbytes + block.nbytes,
-            )  # the one that is handed out next
+            lane.kept = block  # the one that is handed out next
+            lane.stacked_nbytes += block.nbytes
             taken.append(pool.take(block.nbytes, lane, account, label))
     except BaseException:
         for block in free:
@@ -67,9 +65,8 @@ class Replays:
         self.runners: list[Runner] = []  # that stand for it among the users of blocks
         self.lock = threading.RLock()
         self._last: tuple[Runner, int] | None = None
-        self._is_unsure = (
-            False  # the driver failed when the last one was submitted: it may run, and nothing marks its end
-        )
+        # The driver failed when the last one was submitted: it may run, and nothing marks its end.
+        self._is_unsure = False
         self._others: list[tuple[Runner, int]] = []
 
     @property
