@@ -36,7 +36,7 @@ def settled(ctx: tz.Context) -> int:
         gc.collect()
         ctx.memory.trim()
     assert cuda_emulator.start().wait_idle()
-    return cuda_emulator.start().live_objects()
+    return int(cuda_emulator.start().live_objects())
 
 
 def works(ctx: tz.Context, stream: tz.Stream, x: tz.Buffer) -> None:
