@@ -32,7 +32,7 @@ class CpuDriver(Driver):
 
     def __init__(self) -> None:
         self._maps: dict[int, mmap.mmap] = {}
-        self._locked = 0  # bytes of those maps that are page-locked
+        self._locked: dict[int, int] = {}  # the page-locked ones' bytes, by their address
         self._lock = threading.Lock()
 
     # Identity ------------------------------------------------------------------------------------------------------
@@ -98,7 +98,7 @@ class CpuDriver(Driver):
     def memory_allocate(self, device: DeviceInfo, nbytes: int) -> Address:
         # Anonymous maps rather than malloc: aligned to pages, zero until touched, and given back to the system at once.
         try:
-            memory = mmap.mmap(-1, nbytes, **_PRIVATE)
+            memory = pages.map_private(nbytes)
         except (OSError, OverflowError) as error:
             raise OutOfMemoryError(
                 f"the system has no {nbytes} bytes of memory: {error}", requested=nbytes, backend=self.name, call="mmap"
@@ -125,17 +125,17 @@ class CpuDriver(Driver):
                 )
         address = self.memory_allocate(device, nbytes)
         try:
-            pages.lock(address, nbytes, self._locked)
+            pages.lock(address, nbytes, sum(self._locked.values()))
         except BaseException:
             self.memory_free(device, address)
             raise
         with self._lock:
-            self._locked += nbytes
+            self._locked[address] = nbytes
         return address
 
     def pinned_free(self, device: DeviceInfo, address: Address) -> None:
         with self._lock:
-            self._locked -= len(self._maps[address])
+            del self._locked[address]
         self.memory_free(device, address)  # unmapped pages are unlocked
 
     def memory_info(self, device: DeviceInfo) -> MemoryInfo:
@@ -172,9 +172,6 @@ class CpuDriver(Driver):
     ) -> np.ndarray[Any, Any]:
         return HostMemory(address, dtype, shape, strides, readonly=readonly).array()
 
-
-# Python's default is shared between a process and its forked children: what a child writes would be its parent's.
-_PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 
 _ASK_FROM = 1 << 20  # bytes; asking the system how much is free takes as long as locking less than this
 

@@ -1,4 +1,4 @@
-"""Page-locked memory from the operating system."""
+"""How the operating system keeps the pages of memory: locked, and huge."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import ctypes
 import errno
 import mmap
 import os
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final
 
 from tazza.errors import OutOfMemoryError
 
-__all__ = ["AVAILABLE", "lock", "locked_limit"]
+__all__ = ["AVAILABLE", "lock", "locked_limit", "map_private"]
 
 
 def _library() -> Any:
@@ -27,6 +29,21 @@ _LIBC: Final = _library()
 
 AVAILABLE: Final = _LIBC is not None
 """Whether this system locks pages on request: Linux and macOS do."""
+
+
+def _huge_page() -> int:
+    """The size of a huge page; 0 where the system has none, or tells nothing of them."""
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return 0
+    try:
+        return int(Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size").read_text())
+    except OSError:  # a kernel without them has no such file
+        return 0
+
+
+_HUGE_PAGE: Final = _huge_page()
+# Python's default is shared between a process and its forked children: what a child writes would be its parent's.
+_PRIVATE: Final = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 
 
 def lock(address: int, nbytes: int, locked: int) -> None:
@@ -66,3 +83,22 @@ def locked_limit() -> int | None:
         return None
     soft = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
     return None if soft == resource.RLIM_INFINITY else soft
+
+
+def map_private(nbytes: int) -> mmap.mmap:
+    """Map memory, zero until touched, under huge pages as far as it fills them and the system has them.
+
+    Arrays of megabytes need more small pages than a processor remembers addresses of. The map is as long as whole
+    huge pages, for which Linux aligns it; what is more than asked for is not touched, and takes no memory.
+    https://docs.kernel.org/admin-guide/mm/transhuge.html
+
+    Raises:
+        OSError: the system has no such memory.
+        OverflowError: no system has.
+    """
+    filled = nbytes // _HUGE_PAGE * _HUGE_PAGE if _HUGE_PAGE else 0
+    memory = mmap.mmap(-1, filled + _HUGE_PAGE if 0 < filled < nbytes else nbytes, **_PRIVATE)
+    if filled:
+        with suppress(OSError):  # it was a wish: a kernel that has none refuses it, and small ones serve as well
+            memory.madvise(mmap.MADV_HUGEPAGE, 0, filled)
+    return memory
