@@ -224,16 +224,15 @@ def _launch(stream: int, name: str, count: int, first: Sequence[Any], *rest: Any
     )
 
 
-_libraries: dict[int, Any] = {}
-"""The kernels, by the thread's context: no kernel of one runs in another, even where the emulator would let it."""
+_library: list[Any] = []
+"""The kernels, for all devices, once they are loaded."""
 
 
 def _kernel(name: str) -> Any:
-    context = int(_check(*driver.cuCtxGetCurrent()))
-    if context not in _libraries:
+    if not _library:
         image = cuda_emulator.compile_kernels(SOURCE)
-        _libraries[context] = _check(*driver.cuLibraryLoadData(image, [], [], 0, [], [], 0))
-    return driver.CUfunction(int(_check(*driver.cuLibraryGetKernel(_libraries[context], name.encode()))))
+        _library.append(_check(*driver.cuLibraryLoadData(image, [], [], 0, [], [], 0)))
+    return driver.CUfunction(int(_check(*driver.cuLibraryGetKernel(_library[0], name.encode()))))
 
 
 def _check(status: Any, *answer: Any) -> Any:

@@ -352,6 +352,19 @@ def test_the_driver_s_refusal_of_a_kernel_is_an_error_and_no_end(
     works(ctx, wrapper, plan)
 
 
+def test_a_graph_that_cannot_be_destroyed_stays_and_is_named(ctx: tz.CUDAContext, wrapper: CudnnWrapper) -> None:
+    before, runtime = alive(ctx, wrapper), ctx.own_stream.runtime
+    plan = wrapper.load(planned(wrapper))
+    del plan
+    gc.collect()
+    with cuda_emulator.start().injecting("cuCtxPushCurrent:1:UNKNOWN"):
+        with pytest.warns(tz.errors.CleanupWarning, match="a plan of cuDNN stays loaded on cuda:0: .*cuCtxPushCurrent"):
+            runtime.end_loans()
+    assert not runtime.loans
+    assert ctx.health
+    assert front_end.alive[0] == before + 1
+
+
 def test_a_fault_in_a_plan_loses_the_device() -> None:
     """Last of its device: nothing works on it afterwards."""
     ordinal = cuda_emulator.start().settings.devices - 1
