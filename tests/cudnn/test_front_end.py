@@ -112,6 +112,23 @@ def test_its_calls_take_what_ours_give(stub: str) -> None:
     )
 
 
+def test_it_is_found_with_the_libcudnn_that_is_in_use(stub: str) -> None:
+    """And with the CUDA runtime library, which it opens by name; only the driver's version is made up."""
+    in_child(
+        stub,
+        """
+        from tazza.dnn.cuda.front_end import load_front_end
+        from tazza.drivers.cuda import libraries
+        libraries._served = lambda: "13.5"
+        library = libraries.load_library("cudnn")
+        assert library.version == (9, 28, 0) and not library.emulated
+        found = load_front_end(library)
+        assert found.version == "1.23.0" and load_front_end(library) is found
+        ctypes.CDLL("libcudart.so.13")
+        """,
+    )
+
+
 def test_loading_without_a_device_is_a_typed_error(stub: str) -> None:
     out = in_child(
         stub,
