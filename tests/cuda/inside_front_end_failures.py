@@ -224,6 +224,36 @@ def test_a_handle_that_cannot_be_had_is_named(
     works(ctx, wrapper, wrapper.load(planned(wrapper)))
 
 
+@pytest.mark.parametrize("call", ["cuDeviceGetAttribute", "cuDriverGetVersion"])
+def test_a_driver_that_does_not_tell_what_the_device_is(ctx: tz.CUDAContext, wrapper: CudnnWrapper, call: str) -> None:
+    with cuda_emulator.start().injecting(f"{call}:1:UNKNOWN"), pytest.raises(BackendError, match=call):
+        wrapper.description  # noqa: B018
+    assert wrapper.description == CudnnWrapper(ctx).description
+
+
+def test_a_figure_that_makes_no_sense_is_named(wrapper: CudnnWrapper, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver: Any = wrapper._ctx.device.driver
+    ask, made = driver.attributes, planned(wrapper)
+    blind = {"CLOCK_RATE": 0}
+
+    def attributes(info: Any, *names: str) -> list[int]:
+        return [blind.get(name, told) for name, told in zip(names, ask(info, *names), strict=True)]
+
+    monkeypatch.setattr(driver, "attributes", attributes)
+    with pytest.raises(ArgumentError, match="clock_khz: got 0"):
+        wrapper.description  # noqa: B018
+    wrapper.load(made)  # which asks only for what cuDNN goes by
+
+
+def test_loading_waits_for_its_turn_and_no_longer(wrapper: CudnnWrapper, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrapper.load(planned(wrapper))
+    monkeypatch.setenv("TAZZA_WAIT_TIMEOUT", "0.05")
+    with loading._loader_of(wrapper._ctx.own_stream.runtime)._lock:
+        with Untouched(), pytest.raises(tz.errors.WaitTimeoutError, match="still loads a plan on cuda:0"):
+            wrapper.load(planned(wrapper))
+    wrapper.load(planned(wrapper))
+
+
 # Execution -----------------------------------------------------------------------------------------------------------
 
 

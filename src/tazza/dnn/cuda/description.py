@@ -7,7 +7,7 @@ from typing import Any, Final
 from tazza.core.runtime import DeviceRuntime
 from tazza.dnn.cudnn.devices import DeviceDescription
 
-__all__ = ["description_of"]
+__all__ = ["description_of", "identity_of"]
 
 # Fields of a description with the driver's attributes that they are.
 _ATTRIBUTES: Final = {
@@ -38,21 +38,27 @@ def description_of(runtime: DeviceRuntime) -> DeviceDescription:
     Raises:
         ArgumentError: a figure makes no sense, as one that the driver does not tell; names it.
     """
-    driver, info = runtime.driver, runtime.info
+    driver: Any = runtime.driver
+    info = runtime.info
     figures: dict[str, Any] = dict(zip(_ATTRIBUTES, _asked(runtime, *_ATTRIBUTES.values()), strict=True))
     figures |= {name: bool(value) for name, value in zip(_FLAGS, _asked(runtime, *_FLAGS.values()), strict=True)}
     for name, attribute in _EXTENTS.items():
         figures[name] = tuple(_asked(runtime, *(f"{attribute}_{axis}" for axis in "XYZ")))
     major, minor = _asked(runtime, *_COMPUTE)
-    told: Any = driver
     return DeviceDescription(
         name=info.title,
         compute_capability=(major, minor),
         memory=info.memory_total,
-        driver_version=told.version(),
+        driver_version=driver.version(),
         device_id=info.ordinal,
         **figures,
     )
+
+
+def identity_of(runtime: DeviceRuntime) -> tuple[int, int]:
+    """What cuDNN tells devices apart by: 100 times the compute capability, and the number of multiprocessors."""
+    major, minor, count = _asked(runtime, *_COMPUTE, _ATTRIBUTES["multiprocessors"])
+    return major * 100 + minor * 10, count
 
 
 def _asked(runtime: DeviceRuntime, *names: str) -> list[int]:

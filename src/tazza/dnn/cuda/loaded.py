@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from typing import Any, final
 
 from tazza.contexts.cuda_handles import call_library, create_handle
+from tazza.core.completion import timeout_or_default
 from tazza.core.event import Event
 from tazza.core.runner import Runner
 from tazza.core.runtime import DeviceRuntime
 from tazza.core.stream import Stream, making
-from tazza.dnn.cuda.description import description_of
+from tazza.dnn.cuda.description import identity_of
 from tazza.dnn.cuda.execution import ALIGNMENT, using
 from tazza.dnn.cuda.front_end import FrontEnd, load_front_end
 from tazza.dnn.cuda.serialized import number_of, written_in
@@ -22,7 +23,14 @@ from tazza.dnn.cudnn.planner import CudnnPlan
 from tazza.dnn.library import Layout, Plan
 from tazza.dnn.workspace import Lease
 from tazza.drivers.cuda.libraries import NativeLibrary
-from tazza.errors import ArgumentError, BackendError, CleanupWarning, UsageError, WrongDeviceError
+from tazza.errors import (
+    ArgumentError,
+    BackendError,
+    CleanupWarning,
+    UsageError,
+    WaitTimeoutError,
+    WrongDeviceError,
+)
 from tazza.hot import Buffer, after_fork, generation, point
 from tazza.hot.hooks import Operation, emit
 from tazza.util.report import report
@@ -40,7 +48,7 @@ def load_plan(runtime: DeviceRuntime, library: NativeLibrary, plan: CudnnPlan) -
     runtime.check()
     written = written_in(plan)
     written.check_version(number_of(library.version))
-    written.check_device(description_of(runtime), runtime.name)
+    written.check_device(identity_of(runtime), runtime.info.title, runtime.name)
     front = load_front_end(library)
     written.check_front_end(front.version)
     graph, nbytes = _loader_of(runtime).load(runtime, front, library, plan.serialized)
@@ -61,12 +69,17 @@ class _Loader:
     def load(
         self, runtime: DeviceRuntime, front: FrontEnd, library: NativeLibrary, serialized: bytes
     ) -> tuple[Any, int]:
-        with self._lock:
+        seconds = timeout_or_default(None)
+        if not self._lock.acquire(timeout=seconds):
+            raise WaitTimeoutError(f"another thread still loads a plan on {runtime.name} after {seconds:g} s")
+        try:
             if self._handle is None:
                 self._handle = create_handle(runtime, library, "cudnnCreate")
             # A load that failed leaves it bound to a stream of the front end's.
             call_library(runtime, library, "cudnnSetStream", ctypes.c_void_p(self._handle), ctypes.c_void_p())
             return front.load(runtime, self._handle, serialized)
+        finally:
+            self._lock.release()
 
 
 _loaders: weakref.WeakKeyDictionary[DeviceRuntime, _Loader] = weakref.WeakKeyDictionary()

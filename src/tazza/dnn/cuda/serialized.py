@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, final
 
 from tazza.dnn.cudnn.child import Refused, plan_json, read_ubjson
-from tazza.dnn.cudnn.devices import DeviceDescription
 from tazza.dnn.cudnn.graphs import graph_of
 from tazza.dnn.cudnn.planner import CudnnPlan
 from tazza.errors import ArgumentError, UnsupportedError, WrongDeviceError
@@ -67,22 +66,22 @@ class Written(NamedTuple):
                 "again with that"
             )
 
-    def check_device(self, device: DeviceDescription, name: str) -> None:
+    def check_device(self, here: tuple[int, int], title: str, name: str) -> None:
         """Refuse a plan of another device, by what cuDNN itself goes by.
 
         Args:
-            device: on which it is to be loaded.
-            name: of that device here, for example ``"cuda:0"``.
+            here: 100 times the compute capability, and the multiprocessors, of the device on which it is to be loaded.
+            title: of that device by its driver.
+            name: of it here, for example ``"cuda:0"``.
 
         Raises:
             WrongDeviceError: names both.
         """
         told = self.device.get("deviceVer"), self.device.get("multiProcessorCount")
-        here = device.sm_version * 10, device.multiprocessors
         if told != here:
             raise WrongDeviceError(
                 f"the plan was made for {self.device.get('deviceName')} (deviceVer {told[0]}, {told[1]} "
-                f"multiprocessors), and {name} is {device.name} ({here[0]}, {here[1]}); plan it for "
+                f"multiprocessors), and {name} is {title} ({here[0]}, {here[1]}); plan it for "
                 "CudnnWrapper.description"
             )
 

@@ -71,6 +71,7 @@ class CudnnWrapper(DnnWrapper):
 
         Raises:
             ArgumentError: the driver does not tell a figure; names it.
+            BackendError: the driver failed.
         """
         from tazza.dnn.cuda.description import description_of  # late: most programs make no plans
 
@@ -99,6 +100,7 @@ class CudnnWrapper(DnnWrapper):
             UnsupportedError: it was made by another version of cuDNN; or cuDNN does not do it here.
             BackendUnavailableError: the front end is not there, or has found another cuDNN; says what to install.
             OutOfMemoryError, DeviceLostError, BackendError: the front end fails; with its message.
+            WaitTimeoutError: another thread still loads a plan on the device after ``TAZZA_WAIT_TIMEOUT``.
         """
         from tazza.dnn.cuda.loaded import load_plan  # late, as above
 
