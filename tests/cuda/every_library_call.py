@@ -19,13 +19,17 @@ from tazza.core.runtime import live_runtimes
 from tazza.dnn import CudnnWrapper
 from tazza.dnn.cuda.calls import destroy_dropped
 from tazza.drivers.cuda.libraries import load_library
+from tests.cuda import front_end
 from tests.cuda.failing import Suite, T, emulator, expect, main, nothing_is_left
+from tests.cuda.front_end_cases import CASES, executed, read
 from tests.dnn.cudnn_calls import backward, conv2d
 
 LIBRARIES = ("cublas", "cudnn", "curand")
 
-HOSTS = ("Descriptor", "Property", "GroupCount", "MathType")
+HOSTS = ("Descriptor", "Property", "GroupCount", "MathType", "GetStream")
 """In the names of calls that touch no device, and so break none."""
+
+front_end.install()
 
 draws = np.random.default_rng(6)
 X, W, BIAS, DY, A, B = (
@@ -43,6 +47,7 @@ def program(opened: list[tz.Context]) -> None:
         use_products(ctx)
         use_layers(ctx)
         use_convolutions(ctx, wrapper)
+        use_front_end(ctx, wrapper)
     first, second = (drawn(ctx) for ctx in contexts)
     expect(first, second)  # both are the first generators of the seed
     assert (first != drawn(contexts[0])).any()
@@ -101,6 +106,15 @@ def use_convolutions(ctx: tz.CUDAContext, wrapper: CudnnWrapper) -> None:
     assert wrapper.handle == ctx.cudnn_handle()
 
 
+def use_front_end(ctx: tz.CUDAContext, wrapper: CudnnWrapper) -> None:
+    """A plan of the front end that stands for NVIDIA's, loaded and executed."""
+    case = CASES["linear-bias-relu"]
+    plan = wrapper.load(front_end.planned(case.operation, wrapper.description))
+    [y] = executed(ctx, wrapper, plan, case)
+    assert y is not None
+    expect(read(ctx, y), case.outputs[0])
+
+
 def drawn(ctx: tz.CUDAContext) -> Any:
     """Uniform numbers of the context's generator."""
     made = ctx.empty((100,), "float32")
@@ -124,11 +138,13 @@ def forget_plans() -> None:
 def check_left() -> None:
     """As for the driver, and of the libraries: handles are the thread's for good, all else is gone."""
     forget_plans()
-    nothing_is_left(images=len(LIBRARIES))  # each has its kernels as long as it has handles
+    nothing_is_left(images=len(LIBRARIES) + 1)  # each has its kernels as long as it has handles, the front end its own
     destroy_dropped()
     alive = emulator.report()["libraries"]["objects"]
     assert alive.pop("cudnnDescriptor") == 0, alive
-    assert alive == dict.fromkeys(("cublasHandle", "cudnnHandle", "curandGenerator"), 2), "one for each device"
+    assert alive.pop("cudnnHandle") == 4, "the thread's and the one that loads plans, on each device"
+    assert alive == dict.fromkeys(("cublasHandle", "curandGenerator"), 2), "one for each device"
+    assert front_end.alive[0] == 0
 
 
 def made() -> dict[str, int]:

@@ -84,11 +84,11 @@ def test_the_shapes_of_results_follow() -> None:
 
 def test_products_are_stacked_and_transposed_by_strides() -> None:
     tensors = graph_of(ALL["linear"])["tensors"]
-    assert tensors["x"] == {"dtype": "bfloat16", "shape": [1, 3, 4], "strides": [12, 4, 1]}
-    assert tensors["w"] == {"dtype": "bfloat16", "shape": [1, 4, 5], "strides": [20, 1, 4]}
+    assert tensors["x"] == {"uid": 1, "dtype": "bfloat16", "shape": [1, 3, 4], "strides": [12, 4, 1]}
+    assert tensors["w"] == {"uid": 2, "dtype": "bfloat16", "shape": [1, 4, 5], "strides": [20, 1, 4]}
     assert tensors["bias"]["shape"] == [1, 1, 5]
     graph = graph_of(describe.linear_backward(M, N, of="w"))
-    assert graph["tensors"]["dy"] == {"dtype": "bfloat16", "shape": [1, 5, 3], "strides": [15, 1, 5]}
+    assert graph["tensors"]["dy"] == {"uid": 1, "dtype": "bfloat16", "shape": [1, 5, 3], "strides": [15, 1, 5]}
     assert graph["outputs"]["product"]["shape"] == [1, 5, 4]
 
 

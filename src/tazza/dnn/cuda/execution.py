@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from tazza.contexts.cuda_handles import call_library
@@ -15,7 +15,7 @@ from tazza.drivers.cuda.libraries import NativeLibrary
 from tazza.errors import ArgumentError, TazzaError, UnsupportedError
 from tazza.hot import Buffer
 
-__all__ = ["ALIGNMENT", "CudnnPlan", "addresses", "given", "packed", "size"]
+__all__ = ["ALIGNMENT", "CudnnPlan", "addresses", "given", "packed", "size", "using"]
 
 ALIGNMENT = 256
 """Of scratch memory, in bytes."""
@@ -83,18 +83,22 @@ class CudnnPlan(Plan):
     def _call(self, name: str, *args: Any) -> None:
         call_library(self._runtime, self._library, name, *args)
 
-    @contextmanager
-    def _using(self, arrays: Sequence[Any], state: Any) -> Iterator[None]:
-        """Have the arrays know that the state's stream uses them, with all that is queued inside."""
+    def _using(self, arrays: Sequence[Any], state: Any) -> AbstractContextManager[None]:
+        return using(arrays, state)
+
+
+@contextmanager
+def using(arrays: Sequence[Any], state: Any) -> Iterator[None]:
+    """Have the arrays know that the state's stream uses them, with all that is queued inside."""
+    try:
+        yield
+    except BaseException as error:
         try:
-            yield
-        except BaseException as error:
-            try:
-                _say_used(arrays, state)  # some of the calls may have queued their work
-            except TazzaError as second:
-                error.add_note(f"saying what the queue uses also failed: {second}")
-            raise
-        _say_used(arrays, state)
+            _say_used(arrays, state)  # some of the calls may have queued their work
+        except TazzaError as second:
+            error.add_note(f"saying what the queue uses also failed: {second}")
+        raise
+    _say_used(arrays, state)
 
 
 def _say_used(arrays: Sequence[Any], state: Any) -> None:

@@ -114,7 +114,9 @@ class Planner:
             sm_version=sm_version,
         )
         tensors = {
-            name: graph.tensor(name=name, dim=one["shape"], stride=one["strides"], data_type=types[one["dtype"]])
+            name: graph.tensor(
+                name=name, dim=one["shape"], stride=one["strides"], data_type=types[one["dtype"]], uid=one["uid"]
+            )
             for name, one in drawn["tensors"].items()
         }
         for node in drawn["nodes"]:
@@ -123,7 +125,7 @@ class Planner:
             tensors |= zip(node["made"], made if isinstance(made, list | tuple) else [made], strict=True)
         for name, one in drawn["outputs"].items():
             tensor = tensors[name].set_output(True).set_data_type(types[one["dtype"]])
-            tensor.set_dim(one["shape"]).set_stride(one["strides"])
+            tensor.set_dim(one["shape"]).set_stride(one["strides"]).set_uid(one["uid"])
         return graph
 
     def check(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """From an `Operation` to the graph that the planner's process builds: tensors, calls of the front end, outputs.
 
-A graph is plain data, so that the process needs nothing of this package.
+A graph is plain data, so that the process needs nothing of this package. Each array of it has a number, its place
+among the operation's inputs and outputs, from 1: what executes a plan names arrays by it.
 """
 
 from __future__ import annotations
@@ -35,11 +36,12 @@ OPERATIONS: dict[str, tuple[str, str, str]] = {
 class _Drawing:
     """A graph as it grows."""
 
-    def __init__(self, io: str) -> None:
+    def __init__(self, io: str, names: list[str]) -> None:
         self.graph: Graph = {"io": io, "tensors": {}, "nodes": [], "outputs": {}}
+        self._numbers = {name: number for number, name in enumerate(names, 1)}
 
     def tensor(self, name: str, layout: Layout) -> str:
-        self.graph["tensors"][name] = _written(layout)
+        self.graph["tensors"][name] = {"uid": self._numbers[name], **_written(layout)}
         return name
 
     def call(self, function: str, inputs: dict[str, str], *made: str, **options: Any) -> str:
@@ -47,8 +49,9 @@ class _Drawing:
         self.graph["nodes"].append({"call": function, "inputs": inputs, "options": options, "made": made})
         return made[0]
 
-    def output(self, name: str, layout: Layout) -> None:
-        self.graph["outputs"][name] = _written(layout)
+    def output(self, made: str, name: str, layout: Layout) -> None:
+        """Have what a node makes be an output of the operation."""
+        self.graph["outputs"][made] = {"uid": self._numbers[name], **_written(layout)}
 
     def epilogue(self, y: str, bias: Layout | None, activation: str | None) -> str:
         if bias is not None:
@@ -85,7 +88,7 @@ def graph_of(operation: Operation) -> Graph:
     if kept.get("activation") not in (None, "relu"):
         raise ArgumentError.of("activation", kept["activation"], "None or 'relu'")
     io = _io(given, "stats")
-    drawing = _Drawing(io)
+    drawing = _Drawing(io, list(given))
     _DRAW[operation.name](drawing, given, kept)
     return drawing.graph
 
@@ -182,7 +185,7 @@ def _conv2d(drawing: _Drawing, given: dict[str, Any], options: dict[str, Any]) -
         count = given["w"].shape[0]
         _expect("bias", bias, (count,))
         bias = Layout(bias.dtype, (1, count, 1, 1), (count, 1, count, count))
-    drawing.output(drawing.epilogue(y, bias, options["activation"]), given["y"])
+    drawing.output(drawing.epilogue(y, bias, options["activation"]), "y", given["y"])
 
 
 def _conv2d_backward(drawing: _Drawing, given: dict[str, Any], options: dict[str, Any]) -> None:
@@ -195,7 +198,7 @@ def _conv2d_backward(drawing: _Drawing, given: dict[str, Any], options: dict[str
     else:
         _expect("dw", given["dw"], given["w"].shape)
         made = drawing.call("conv_wgrad", {"image": drawing.tensor("x", given["x"]), "loss": dy}, "dw", **window)
-    drawing.output(made, given[wanted])
+    drawing.output(made, wanted, given[wanted])
 
 
 # Products of matrices. cuDNN wants a leading axis; a transposed matrix is one with its strides exchanged.
@@ -232,7 +235,7 @@ def _linear(drawing: _Drawing, given: dict[str, Any], options: dict[str, Any]) -
         count = given["w"].shape[0]
         _expect("bias", bias, (count,))
         bias = Layout(bias.dtype, (1, 1, count), (count, count, 1))
-    drawing.output(drawing.epilogue(y, bias, options["activation"]), _stack(given["y"]))
+    drawing.output(drawing.epilogue(y, bias, options["activation"]), "y", _stack(given["y"]))
 
 
 def _linear_backward(drawing: _Drawing, given: dict[str, Any], options: dict[str, Any]) -> None:
@@ -247,7 +250,7 @@ def _linear_backward(drawing: _Drawing, given: dict[str, Any], options: dict[str
         y = None if given["y"] is None else _stack(given["y"], transposed=True)
         dy = drawing.upstream(_stack(given["dy"], transposed=True), y, options["activation"])
         made = _product(drawing, dy, drawing.tensor("x", _stack(given["x"])))
-    drawing.output(made, _stack(given[wanted]))
+    drawing.output(made, wanted, _stack(given[wanted]))
 
 
 def _check_matmul(given: dict[str, Any], y: str) -> None:
@@ -262,7 +265,7 @@ def _check_matmul(given: dict[str, Any], y: str) -> None:
 def _matmul(drawing: _Drawing, given: dict[str, Any], options: dict[str, Any]) -> None:
     _check_matmul(given, "y")
     y = _product(drawing, drawing.tensor("a", _stack(given["a"])), drawing.tensor("b", _stack(given["b"])))
-    drawing.output(y, _stack(given["y"]))
+    drawing.output(y, "y", _stack(given["y"]))
 
 
 def _matmul_backward(drawing: _Drawing, given: dict[str, Any], options: dict[str, Any]) -> None:
@@ -274,7 +277,7 @@ def _matmul_backward(drawing: _Drawing, given: dict[str, Any], options: dict[str
         made = _product(drawing, dy, drawing.tensor("b", _stack(given["b"], transposed=True)))
     else:
         made = _product(drawing, drawing.tensor("a", _stack(given["a"], transposed=True)), dy)
-    drawing.output(made, _stack(given[wanted]))
+    drawing.output(made, wanted, _stack(given[wanted]))
 
 
 # Attention.
@@ -305,7 +308,7 @@ def _attention(drawing: _Drawing, given: dict[str, Any], options: dict[str, Any]
     drawing.call("sdpa", names, "y", "stats", generate_stats=given["stats"] is not None, **kept)
     for name in ("y", "stats"):
         if given[name] is not None:
-            drawing.output(name, given[name])
+            drawing.output(name, name, given[name])
 
 
 def _attention_backward(drawing: _Drawing, given: dict[str, Any], options: dict[str, Any]) -> None:
@@ -316,7 +319,7 @@ def _attention_backward(drawing: _Drawing, given: dict[str, Any], options: dict[
     drawing.call("sdpa_backward", names, "dq", "dk", "dv", **kept)
     for name in ("dq", "dk", "dv"):
         _expect(name, given[name], given[name[1:]].shape)
-        drawing.output(name, given[name])
+        drawing.output(name, name, given[name])
 
 
 _DRAW: dict[str, Callable[[_Drawing, dict[str, Any], dict[str, Any]], None]] = {

@@ -48,7 +48,8 @@ _COMPILER = 600.0  # seconds that no compiler needs for one small file
 class CudnnPlan:
     """How cuDNN would do an operation on a device: planned, not executed.
 
-    Nothing shows that a real device needs the same workspace, or that the plan runs there at all.
+    Nothing shows that a real device needs the same workspace, or that the plan runs there at all. Where there is one,
+    `tazza.dnn.CudnnWrapper.load` makes of it what executes; a plan can be pickled.
 
     Attributes:
         operation: what it does.

@@ -148,6 +148,16 @@ class CudaDriver(Driver):
     def native(self, device: DeviceInfo) -> CudaNative:
         return CudaNative(int(self._of(device).context), device.ordinal, device.uuid)
 
+    def attributes(self, device: DeviceInfo, *names: str) -> list[int]:
+        """What the driver says of a device, by the ends of names of CUdevice_attribute; makes no context."""
+        native, known = self._of(device).native, self._api.CUdevice_attribute
+        attributes = [getattr(known, f"CU_DEVICE_ATTRIBUTE_{name}") for name in names]
+        return [int(self._ask("cuDeviceGetAttribute", attribute, native)) for attribute in attributes]
+
+    def version(self) -> int:
+        """Of the CUDA that the driver serves: 13000 is 13.0."""
+        return int(self._ask("cuDriverGetVersion"))
+
     # Memory --------------------------------------------------------------------------------------------------------
 
     def memory_allocate(self, device: DeviceInfo, nbytes: int) -> Address:

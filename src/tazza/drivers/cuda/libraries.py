@@ -18,7 +18,7 @@ from tazza.drivers.cuda.loading import LIBRARY, is_emulated
 from tazza.errors import ArgumentError, BackendError, BackendUnavailableError, OutOfMemoryError
 from tazza.util.log import info
 
-__all__ = ["NativeLibrary", "check_compiler", "load_library"]
+__all__ = ["NativeLibrary", "check_compiler", "check_parts", "load_library", "load_runtime"]
 
 _MAPS = Path("/proc/self/maps")
 _FINDER = "pip install 'tazza[cuda13]' (or cuda12)"
@@ -155,19 +155,32 @@ def load_library(name: str) -> NativeLibrary:
 
 
 def _find(kind: _Kind) -> NativeLibrary:
+    emulator = "; on the emulator: start(libraries=True)" if is_emulated() else ""
+    told, calls = _load(kind.name, kind.install + emulator)
+    return NativeLibrary(kind, calls, told.abs_path, told.found_via or "")
+
+
+def _load(name: str, install: str) -> tuple[Any, Any]:
+    """What the path finder tells of a library, and its functions."""
     try:
         finder: Any = importlib.import_module("cuda.pathfinder")
     except ImportError as error:
-        raise BackendUnavailableError(kind.name, f"no module 'cuda.pathfinder': {error}", _FINDER) from error
+        raise BackendUnavailableError(name, f"no module 'cuda.pathfinder': {error}", _FINDER) from error
     try:
-        told = finder.load_nvidia_dynamic_lib(kind.name)
-        calls = ctypes.CDLL(told.abs_path)
+        told = finder.load_nvidia_dynamic_lib(name)
+        return told, ctypes.CDLL(told.abs_path)
     except (RuntimeError, OSError) as error:  # not found, or the loader refuses it
         reason = str(error).strip().splitlines()
-        emulator = "; on the emulator: start(libraries=True)" if is_emulated() else ""
-        text = reason[0] if reason else "not found"
-        raise BackendUnavailableError(kind.name, text, kind.install + emulator) from error
-    return NativeLibrary(kind, calls, told.abs_path, told.found_via or "")
+        raise BackendUnavailableError(name, reason[0] if reason else "not found", install) from error
+
+
+def load_runtime() -> None:
+    """Have the CUDA runtime library in the process, for modules that look for it by its bare name.
+
+    Raises:
+        BackendUnavailableError: it is not there; says what to install.
+    """
+    _load("cudart", "pip install nvidia-cuda-runtime (CUDA 12: nvidia-cuda-runtime-cu12)")
 
 
 def _version(kind: _Kind, calls: Any) -> tuple[tuple[int, int, int], str]:
@@ -238,6 +251,18 @@ def check_compiler() -> None:
     if findings:
         _fitting.clear()
         raise BackendUnavailableError("nvrtc", "; ".join(findings), "look at `tazza doctor`")
+
+
+def check_parts(name: str) -> None:
+    """Look again at the files of a library in use, after another module has loaded what it found of it.
+
+    Raises:
+        BackendUnavailableError: they do not fit together; says what.
+    """
+    with _lock:
+        findings = _apart(name, _loaded.get(name))
+    if findings:
+        raise BackendUnavailableError(name, "; ".join(findings), "look at `tazza doctor`")
 
 
 def _served() -> str:

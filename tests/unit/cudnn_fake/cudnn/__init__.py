@@ -61,6 +61,10 @@ class Tensor:
     def _set(self, value: Any) -> Tensor:
         return self
 
+    def set_uid(self, value: int) -> Tensor:
+        self.said["uid"] = value
+        return self
+
     set_output = set_data_type = set_dim = set_stride = _set
 
 
@@ -70,19 +74,25 @@ class pygraph:
     def __init__(self, **said: Any) -> None:
         self.device: dict[str, Any] = said["device_property"]
         self.calls: list[str] = []
+        self.tensors: list[Tensor] = []
         self.limit: int | None = None
         self.at = -1
         self.deterministic = False
 
     def tensor(self, **said: Any) -> Tensor:
-        return Tensor(**said)
+        return self._kept(Tensor(**said))
+
+    def _kept(self, tensor: Tensor) -> Tensor:
+        self.tensors.append(tensor)
+        return tensor
 
     def __getattr__(self, name: str) -> Any:
         counts = {"sdpa": 2, "sdpa_backward": 3}
 
         def node(**given: Any) -> Any:
             self.calls.append(f"{name}({', '.join(sorted(given))})")
-            return [Tensor() for _ in range(counts[name])] if name in counts else Tensor()
+            made = [self._kept(Tensor()) for _ in range(counts.get(name, 1))]
+            return made if name in counts else made[0]
 
         return node
 
@@ -130,4 +140,6 @@ class pygraph:
         names = "multiProcessorCount", "deviceVer", "deviceName"
         profile = {name: self.device[name] for name in names}
         plan = {"cudnnVersion": 92800, "GPUProfile": profile, "calls": self.calls}
-        return list(encoded({"cudnn_backend_data": json.dumps(plan), "fe_workspace_size": 1000, "floats": [1.5]}))
+        uids = [tensor.said["uid"] for tensor in self.tensors if "uid" in tensor.said]
+        written = {"cudnn_backend_data": json.dumps(plan), "fe_workspace_size": 1000, "floats": [1.5]}
+        return list(encoded(written | {"variant_pack_uids": uids}))
