@@ -36,6 +36,10 @@ def test_executions_that_share_scratch_memory_are_caught(emulated: Child) -> Non
         START
         + PLAN
         + """
+import ctypes, threading
+from cuda.bindings import driver
+released = threading.Event()
+held = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: released.wait(T) and None)
 with tz.CUDAContext() as ctx:
     wrapper = CudnnWrapper(ctx)
     plan = wrapper.load(front_end.planned(case.operation, wrapper.description))
@@ -43,11 +47,16 @@ with tz.CUDAContext() as ctx:
     many = [[placed(ctx, layouts[0], case.inputs[0] + i), *(placed(ctx, *pair) for pair in
              list(zip(layouts, case.inputs))[1:]), placed(ctx, case.operation.outputs[0])] for i in range(4)]
     expected = [np.maximum((case.inputs[0] + i) @ case.inputs[1].T + case.inputs[2], 0) for i in range(4)]
-    streams = [ctx.new_stream() for _ in many]
+    gate, *streams = [ctx.new_stream() for _ in range(5)]
     ctx.synchronize(timeout=T)
     def spoilt():
-        for i, arrays in enumerate(many):
+        released.clear()
+        status, = driver.cuLaunchHostFunc(int(gate.native), ctypes.cast(held, ctypes.c_void_p).value, 0)
+        assert not int(status)
+        for i, arrays in enumerate(many):  # all are queued before the first begins, however slow this host is
+            streams[i].wait(gate.record())
             with ctx.on(streams[i]): run(wrapper, plan, arrays, index=i)
+        released.set()
         ctx.synchronize(timeout=T)
         return [(read(ctx, arrays[3]) != y).any() for arrays, y in zip(many, expected)]
     assert not any(spoilt())
