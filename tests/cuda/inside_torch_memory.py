@@ -402,7 +402,7 @@ def test_what_is_no_context_is_refused(world: World) -> None:
                 own_process(*wrong)
 
 
-def test_the_stand_in_has_pytorchs_signatures() -> None:
+def test_the_stand_in_has_pytorchs_signatures(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
     real = torch.cuda.memory
     given, taken = (inspect.signature(one.__init__) for one in (CUDAPluggableAllocator, real.CUDAPluggableAllocator))
@@ -412,6 +412,10 @@ def test_the_stand_in_has_pytorchs_signatures() -> None:
     if torch.version.cuda is not None:
         for name in ("set_record_stream_fn", "set_begin_allocate_to_pool", "set_memory_fraction_fn"):
             assert hasattr(torch._C._CUDAPluggableAllocator, name)
+    else:
+        monkeypatch.setattr(torch_memory._state, "door", None)
+        with pytest.raises(BackendUnavailableError, match="has no CUDA"):
+            own_process(world.contexts[0])
 
 
 def test_pytorch_without_cuda_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
