@@ -38,6 +38,7 @@ class World:
     def __init__(self, torch: Torch, contexts: list[tz.Context]) -> None:
         self.torch, self.contexts = torch, contexts
         self.streams = [stream(context) for context in contexts for _ in range(2)]
+        self.door: Any = torch_memory._state.door
         self._functions: list[Any] = []
 
     def hold(self, queue: Any) -> threading.Event:
@@ -298,6 +299,44 @@ def test_in_a_capture_it_is_refused(world: World, ctx: tz.Context) -> None:
 def test_threads_that_python_does_not_know(world: World, ctx: tz.Context) -> None:
     assert world.torch.allocate_from_many(world.streams, 4, 100) == 0
     assert settled(world.contexts[1]) == 0
+
+
+class Watched:
+    """The lock of a look; says when this thread comes to it."""
+
+    def __init__(self, lock: Any) -> None:
+        self.lock, self.asked, self.thread = lock, threading.Event(), threading.get_ident()
+
+    def acquire(self, timeout: float) -> bool:
+        if threading.get_ident() == self.thread:
+            self.asked.set()
+        return bool(self.lock.acquire(timeout=max(timeout, TIMEOUT)))
+
+    def release(self) -> None:
+        self.lock.release()
+
+
+def test_memory_that_another_thread_is_taking_back_is_waited_for(
+    world: World, ctx: tz.Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = world.torch.allocate(3 << 20, 0, world.streams[0])
+    returns: Any = world.door.lent[first].returns
+    lock, looking, take_back = Watched(returns._lock), threading.Event(), world.door.take_back
+
+    def late() -> None:
+        take_back()
+        if threading.get_ident() != lock.thread:
+            looking.set()
+            assert lock.asked.wait(TIMEOUT)
+
+    world.torch.free(first)
+    monkeypatch.setattr(returns, "_lock", lock)
+    monkeypatch.setattr(world.door, "take_back", late)
+    thread = threading.Thread(target=lambda: ctx.synchronize(TIMEOUT))
+    thread.start()
+    assert looking.wait(TIMEOUT)
+    world.torch.free(world.torch.allocate(3 << 20, 0, world.streams[0]))
+    thread.join(TIMEOUT)
 
 
 def test_what_the_collector_finds_is_freed_inside_the_pool(world: World, ctx: tz.Context) -> None:

@@ -43,6 +43,7 @@ _HOOKS = {
     "set_memory_fraction_fn": "tazza_torch_memory_fraction",
 }
 _ROOM = 512  # numbers taken from the door at a time
+_LOOK = 1.0  # seconds to wait for another thread's look; whoever looks may be held up by a finaliser
 _ASK = ctypes.CFUNCTYPE(
     ctypes.c_int,
     ctypes.c_size_t,
@@ -260,6 +261,7 @@ class _Returns:
         self._door, self._runtime = door, runtime
         self._unmarked: dict[tuple[int, ...], list[Buffer]] = {}
         self._marked: dict[tuple[int, ...], deque[tuple[list[Event], list[Buffer]]]] = {}
+        self._lock, self._looking = threading.RLock(), False
 
     @property
     def pending(self) -> list[Event]:
@@ -268,9 +270,28 @@ class _Returns:
         return [event for events, _ in batches for event in events]
 
     def end(self) -> bool:
-        """Let go of what no stream uses any more; says False, so that it is asked again. Never waits."""
+        """Let go of what no stream uses any more, and stay among the loans.
+
+        Meanwhile too: another thread that needs memory has to find it there, and waits for this look to be over.
+        """
+        loans = self._runtime.loans
         if self._runtime.generation != generation():
             return True
+        if self not in loans:
+            loans.append(self)
+        if self._lock.acquire(timeout=_LOOK):
+            try:
+                if not self._looking:  # else it is further up this stack, and this is a finaliser
+                    self._looking = True
+                    try:
+                        self._look()
+                    finally:
+                        self._looking = False
+            finally:
+                self._lock.release()
+        return True
+
+    def _look(self) -> None:
         self._door.take_back()
         while self.inbox:  # taken out last: an interruption must not let go of memory in use
             buffer, streams = self.inbox[0]
@@ -283,7 +304,6 @@ class _Returns:
         for queue in self._marked.values():
             while queue and all(event.poll() for event in queue[0][0]):
                 queue.popleft()
-        return False
 
     def _mark(self, streams: tuple[int, ...], lost: bool) -> None:
         """Record what the memory has to outlast."""
