@@ -1,10 +1,13 @@
 """Compile the hot path (``src/tazza/hot``) where a compiler is at hand; everything else is in pyproject.toml.
 
+On Linux the door for PyTorch's CUDA memory (``src/tazza/adapters/torch_memory.cpp``) is compiled too, by itself: where
+there is no C++ compiler only ``tazza.adapters.torch.own_process`` is missing, and says so.
+
 The same ``.py`` files run with and without compilation (docs/design/0002-hot-path.md). The environment decides:
 
 * ``TAZZA_COMPILE`` unset: compile; a missing or failing compiler leaves a working pure-Python install and says so.
 * ``TAZZA_COMPILE=0``: do not compile.
-* ``TAZZA_COMPILE=1``: compile; a failure fails the installation.
+* ``TAZZA_COMPILE=1``: compile all of it; a failure fails the installation.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ def main() -> None:
     """Run setuptools with the extensions that the environment asks for."""
     if CHOICE not in ("", "0", "1"):
         raise SystemExit(f"TAZZA_COMPILE: got {CHOICE!r}, expected 0 (never), 1 (must succeed) or nothing (try)")
-    modules = [] if CHOICE == "0" else extensions()
+    modules = [] if CHOICE == "0" else [*extensions(), *door()]
     setup(ext_modules=modules, cmdclass={"build_ext": AllOrNothing}, options={"build_ext": {"parallel": True}})
 
 
@@ -53,6 +56,23 @@ def extensions() -> list[Extension]:
         return give_up(error)
 
 
+def door() -> list[Extension]:
+    """No module of Python: a library that PyTorch loads, beside the module of its name."""
+    if sys.platform != "linux":
+        return []
+    options = ["-std=c++14", "-pthread", "-fvisibility=hidden", "-O2", "-g0"]
+    return [
+        Extension(
+            "tazza.adapters._torch_memory",
+            ["src/tazza/adapters/torch_memory.cpp"],
+            language="c++",
+            extra_compile_args=options,
+            extra_link_args=["-pthread"],
+            optional=not REQUIRED,
+        )
+    ]
+
+
 def flags() -> list[str]:
     """Optimise without changing arithmetic, and leave out what would make two builds differ."""
     return ["/O2"] if sys.platform == "win32" else ["-O3", "-g0", "-ffp-contract=off"]
@@ -61,7 +81,7 @@ def flags() -> list[str]:
 def give_up(error: Exception) -> list[Extension]:
     """Fail if compilation was demanded, else say what the install lacks."""
     if REQUIRED:
-        raise SystemExit(f"TAZZA_COMPILE=1, but the hot path cannot be compiled: {error}") from error
+        raise SystemExit(f"TAZZA_COMPILE=1, but not everything can be compiled: {error}") from error
     print(
         f"tazza: the hot path is NOT compiled ({type(error).__name__}: {error}).\n"
         "tazza: the install works and `tazza devices` says 'uncompiled'; allocations and `with ctx:` are slower.\n"

@@ -95,6 +95,7 @@ def fake_torch(told: Told) -> Any:
         stream=lambda *args: told.scope("cuda.stream", *args),
         memory_allocated=lambda ordinal: 100,
         memory_reserved=lambda ordinal: 300,
+        get_allocator_backend=lambda: "native",
         empty_cache=lambda: told.log.append("empty_cache"),
     )
     vars(torch).update(cuda=cuda, device=lambda *args: told.scope("device", *args))

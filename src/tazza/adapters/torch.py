@@ -2,7 +2,8 @@
 
 Nothing process-wide is touched: the number of threads (``torch.set_num_threads``), the default generator and
 deterministic algorithms belong to the program. ``tz.limit_threads`` sets the first one; `generator` makes a generator
-to pass to ``torch.randn(..., generator=)`` and the like.
+to pass to ``torch.randn(..., generator=)`` and the like. Who wants PyTorch's CUDA memory in a context's account, below
+its limit, calls `own_process`, which is for the whole process and for good.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import contextlib
 from collections.abc import Callable
 from typing import Any, final
 
+from tazza.adapters.torch_memory import REFUSED, own_process
 from tazza.core.adapter import Adapter, ForeignMemory
 from tazza.core.generator import Generator
 from tazza.errors import ArgumentError, BackendUnavailableError
 
-__all__ = ["TorchAdapter", "generator"]
+__all__ = ["TorchAdapter", "generator", "own_process"]
 
 _NO_MEMORY = "can't allocate memory"
 _SEED_BYTES = 8
@@ -91,9 +93,12 @@ class TorchAdapter(Adapter):
         """Bytes of the CPU storages that Python can see, each once, without memory that is not PyTorch's own.
 
         A storage over other memory (a context's pool, NumPy, a file) cannot be resized, which tells the two apart.
-        None where tazza is not compiled: looking through all objects would harm threads that fill a tuple.
+        None where tazza is not compiled: looking through all objects would harm threads that fill a tuple. None on CUDA
+        too where another allocator is PyTorch's: it keeps no figures then, and those of `own_process` are the pool's.
         """
         if device.kind == "cuda" and self._has_used_cuda:
+            if self.library.cuda.get_allocator_backend() == "pluggable":
+                return None
             live = int(self.library.cuda.memory_allocated(device.info.ordinal))
             return ForeignMemory(live, cached=int(self.library.cuda.memory_reserved(device.info.ordinal)) - live)
         if device.memory_domain != "host":
@@ -120,10 +125,10 @@ class TorchAdapter(Adapter):
         return bool(self.library.cuda.is_available() and self.library.cuda.is_initialized())
 
     def is_out_of_memory(self, error: BaseException) -> bool:
-        """An error of its device allocators, or the RuntimeError of the one for the CPU."""
+        """An error of its device allocators, or the RuntimeError of the one for the CPU and of `own_process`."""
         if isinstance(error, self.library.OutOfMemoryError):
             return True
-        return type(error) is RuntimeError and _NO_MEMORY in str(error)
+        return type(error) is RuntimeError and any(text in str(error) for text in (_NO_MEMORY, REFUSED))
 
 
 def _count(tensor: Any, torch: Any, sizes: dict[int, int]) -> None:

@@ -95,9 +95,26 @@ class Exports:
             What gives it back after all that is on that queue by then: one append, so that a finaliser may call it.
         """
         self._runtime.check()
-        runner = self.runner_of(handle or _LEGACY)
+        runner = self.queue_of(handle)
         self._order_behind(buffer, runner)
         return partial(self._runtime.loans.append, _Return(buffer, runner))
+
+    def hand_over(self, buffer: Buffer, handle: int) -> None:
+        """Give memory that was allocated just now to a queue of another library.
+
+        Nothing has used it but what the pool knows (`Block.made`). Taking it back is the caller's, after a `point`.
+        """
+        made = buffer.block.made
+        self._have_wait(buffer, self.queue_of(handle), [] if made is None else [made])
+
+    def queue_of(self, handle: int) -> Any:
+        """The runner over a queue by its handle in CUDA's numbers, of which 0 is the legacy default stream."""
+        return self.runner_of(handle or _LEGACY)
+
+    @property
+    def captures_here(self) -> bool:
+        """Whether the calling thread captures its current stream."""
+        return self._capturing() is not None
 
     # Array interface -----------------------------------------------------------------------------------------------
 
@@ -195,11 +212,14 @@ class Exports:
         return made
 
     def _order_behind(self, buffer: Buffer, runner: Any) -> None:
-        """Have a foreign queue wait, now and natively: what its owner puts there next does not pass through us."""
-        seconds = timeout_or_default(None)
         events = [one.mark() for one in buffer._streams() if not one.reached(one.submitted)]
         if buffer.block.made is not None:
             events.append(buffer.block.made)
+        self._have_wait(buffer, runner, events)
+
+    def _have_wait(self, buffer: Buffer, runner: Any, events: list[Event]) -> None:
+        """Have a foreign queue wait, now and natively: what its owner puts there next does not pass through us."""
+        seconds = timeout_or_default(None)
         driver, info = self._runtime.driver, self._runtime.info
         for event in events:
             event.refuse_waiting_for_oneself()

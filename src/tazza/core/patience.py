@@ -153,8 +153,9 @@ class _Stuck:
         return self._fronts.get(id(runner), number + 1) <= number
 
     def others_work(self) -> bool:
-        """Tell whether a stream goes on with something."""
-        return any(id(runner) not in self._fronts and runner.is_working for runner in self._runners)
+        """Tell whether a stream goes on with something. Another library's is not asked: it may be gone by now."""
+        ours = [runner for runner in self._runners if not runner.runtime.exports_to(runner)]
+        return any(id(runner) not in self._fronts and runner.is_working for runner in ours)
 
 
 def _is_pending(runtime: Any, refused: Account, stuck: _Stuck) -> bool:
@@ -163,6 +164,9 @@ def _is_pending(runtime: Any, refused: Account, stuck: _Stuck) -> bool:
     for block in (block for pool in pools for block in pool.waiting() if is_charged(block, refused)):
         if not any(stuck.stops(runner, number) for runner, number in block.users or ()):
             return True
+    lent = [event for one in sharing for loan in list(one.loans) for event in loan.pending]
+    if any(not (event.is_done or stuck.holds_up(event)) for event in lent):
+        return True  # another library has let go of memory that its stream still uses
     runners = [runner for one in sharing for runner in one.runners()]
     held = (runner.letting_go(lambda held: is_charged(held.block, refused)) for runner in runners)
     return any(event is not None and not stuck.holds_up(event) for event in held)

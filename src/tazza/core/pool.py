@@ -226,6 +226,8 @@ class MemoryPool:
                 pool.pool.drain()
 
     def _take_back(self) -> None:
+        for runtime in self.runtime.sharing():
+            runtime.end_loans()
         for runner in self._runners():
             runner.reached(0)  # makes it drop what finished work held
         self._drain_all()
