@@ -69,7 +69,7 @@ class Search:
         self._runtime, self._library = runtime, library
         self._held: Any = handles_of(runtime).spare_cudnn()
         self._handle = pointer(self._held.handle)
-        self._failures = Failures()  # the runner's reference is weak
+        self._failures: Failures | None = Failures()  # the runner's reference is weak
         pool = pool_of(runtime, "caching").pool
         lane, label = pool.new_lane(), f"{runtime.name} search of {library.name}"
         try:
@@ -120,6 +120,7 @@ class Search:
             if lease is not None:
                 lease.release()
         self._workspace.reset()
+        self._failures = None  # nobody asks for them: they are reported now
         self._held = None  # the next search, or the next thread, takes the handle
 
     def array(self, layout: Layout) -> Any:
