@@ -96,14 +96,19 @@ class Search:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        try:
-            self._bind(None)  # the queue goes, and the handle is somebody else's next
-        except BackendError as second:
-            if exc is None:
-                raise
-            exc.add_note(f"unbinding the handle also failed: {second}")
-        finally:
-            self._close()
+        first = exc
+        # The queue goes, and the handle is somebody else's next.
+        ends = ("unbinding the handle", partial(self._bind, None)), ("giving back its memory", self._close)
+        for what, end in ends:
+            try:
+                end()
+            except BackendError as second:
+                if first is None:
+                    first = second
+                else:
+                    first.add_note(f"{what} also failed: {second}")
+        if exc is None and first is not None:
+            raise first
 
     @property
     def _queue(self) -> Any:
@@ -115,13 +120,15 @@ class Search:
 
     def _close(self) -> None:
         """Give everything back, in the order of the queue; never waits for it."""
-        self._runner.close()  # records first, so that whoever gets the memory comes after what may still run
-        for lease in (*self._arrays, self._scratch):
-            if lease is not None:
-                lease.release()
-        self._workspace.reset()
-        self._failures = None  # nobody asks for them: they are reported now
-        self._held = None  # the next search, or the next thread, takes the handle
+        try:
+            self._runner.close()  # records first, so that whoever gets the memory comes after what may still run
+        finally:
+            for lease in (*self._arrays, self._scratch):
+                if lease is not None:
+                    lease.release()
+            self._failures = None  # nobody asks for them: they are reported now
+            self._held = None  # the next search, or the next thread, takes the handle
+            self._workspace.reset()
 
     def array(self, layout: Layout) -> Any:
         """The address of made-up data of a layout."""
