@@ -110,11 +110,11 @@ class Convolution:
         assert not getattr(self.dnn, f"cudnnCreate{kind}Descriptor")(ctypes.byref(made))
         return made
 
-    def workspace(self, handle: P) -> int:
-        """Bytes that the algorithm with columns needs."""
+    def workspace(self, handle: P, algorithm: int = 2) -> int:
+        """Bytes that an algorithm needs."""
         size = Z()
         ask = self.dnn.cudnnGetConvolutionForwardWorkspaceSize
-        assert not ask(handle, self.x_d, self.w_d, self.how, self.y_d, 2, ctypes.byref(size))
+        assert not ask(handle, self.x_d, self.w_d, self.how, self.y_d, algorithm, ctypes.byref(size))
         return size.value
 
     def forward(self, handle: P, x: int, w: int, y: int, scratch: int, size: int, algorithm: int = 2) -> int:

@@ -92,7 +92,7 @@ def call(ctx: tz.CUDAContext, library: str, name: str, *args: Any) -> None:
 
 
 def use_convolutions(ctx: tz.CUDAContext, wrapper: CudnnWrapper) -> None:
-    """A convolution with bias and relu, and its gradients, in two states; and the bare handle."""
+    """A convolution with bias and relu, and its gradients, in two states; the bare handle; and algorithms timed."""
     x, w, bias, dy = (ctx.asarray(one) for one in (X, W, BIAS, DY))
     options: dict[str, Any] = {"padding": 1, "activation": "relu"}
     with tz.open("cpu", dnn="reference") as cpu:
@@ -104,6 +104,10 @@ def use_convolutions(ctx: tz.CUDAContext, wrapper: CudnnWrapper) -> None:
     for one, other in zip(found, gradients, strict=True):
         expect(ctx.to_numpy(one), other)
     assert wrapper.handle == ctx.cudnn_handle()
+    measured = ctx.dnn.configured(algorithm="measure", seconds=0)
+    expect(ctx.to_numpy(measured.conv2d(x, w, bias, **options)), expected)
+    for one, other in zip(measured.conv2d_backward(dy, x, w, y=y, **options), gradients, strict=True):
+        expect(ctx.to_numpy(one), other)
 
 
 def use_front_end(ctx: tz.CUDAContext, wrapper: CudnnWrapper) -> None:
@@ -142,7 +146,7 @@ def check_left() -> None:
     destroy_dropped()
     alive = emulator.report()["libraries"]["objects"]
     assert alive.pop("cudnnDescriptor") == 0, alive
-    assert alive.pop("cudnnHandle") == 4, "the thread's and the one that loads plans, on each device"
+    assert alive.pop("cudnnHandle") == 6, "for each device the thread's, one that loads plans and one for searches"
     assert alive == dict.fromkeys(("cublasHandle", "curandGenerator"), 2), "one for each device"
     assert front_end.alive[0] == 0
 

@@ -8,7 +8,7 @@ from tests.cuda.conftest import Child
 
 USED = {"cublasSetWorkspace", "cudnnConvolutionForward", "cudnnDestroyTensorDescriptor", "curandSetStream"}
 
-PARTS = [*(("plain", f"{number}/3") for number in (1, 2, 3)), ("sticky", "1/1")]
+PARTS = [*(("plain", f"{number}/4") for number in (1, 2, 3, 4)), ("sticky", "1/2"), ("sticky", "2/2")]
 
 
 @pytest.mark.slow

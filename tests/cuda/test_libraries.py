@@ -14,6 +14,7 @@ OPTIONS = ("-q", "-n0", "-p", "no:cacheprovider", "-p", "no:randomly", "--strict
 FILES = {
     "handles": ("tests/cuda/inside_handles.py",),
     "dnn": ("tests/cuda/inside_dnn.py",),
+    "measure": ("tests/cuda/inside_measure.py",),
     "states": (
         "tests/dnn/test_states.py",
         "tests/dnn/test_scratch.py",
@@ -240,6 +241,32 @@ assert len(leases) == 8 and min(leases) > 0
 """,
         libraries=True,
         jitter_us=300,
+    )
+
+
+def test_an_algorithm_that_does_not_end_ends_the_search(emulated: Child) -> None:
+    emulated(
+        START
+        + """
+import os
+from tazza.dnn import Choice, CudnnLibrary
+from tazza.errors import WaitTimeoutError
+from tests.dnn.cudnn_calls import operation
+fine = operation("conv2d", ((1, 2, 5, 5), (2, 2, 3, 3), None), ((1, 2, 3, 3),))
+with tz.CUDAContext() as ctx:
+    library = CudnnLibrary.of(ctx.device)
+    os.environ["TAZZA_WAIT_TIMEOUT"] = "0.001"
+    with pytest.raises(WaitTimeoutError, match="not over after 0.001 s") as caught:
+        library.compile(fine, Choice("measure", seconds=0))
+    assert caught.value.__notes__ == ["algorithm 2 of cudnn was being timed"]
+    os.environ["TAZZA_WAIT_TIMEOUT"] = "60"
+    assert library.compile(fine, Choice("measure", seconds=0)).algorithm.startswith("forward")
+    assert ctx.health and ctx.to_numpy(ctx.asarray(np.ones(3))).sum() == 3
+assert not emulator.report()["n_hazards"], emulator.report()["hazards"]
+""",
+        libraries=True,
+        jitter_us=50_000,
+        seed=4,
     )
 
 

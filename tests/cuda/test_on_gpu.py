@@ -106,6 +106,26 @@ def test_boxes_of_any_pitch_are_copied(ctx: tz.CUDAContext, columns: int) -> Non
         assert np.array_equal(ctx.to_numpy(x), values)
 
 
+def test_what_is_measured_is_no_slower_than_what_the_library_guesses(ctx: tz.CUDAContext) -> None:
+    """The emulator's times are declared; whether a search pays is to be seen here alone. With ``-s`` it says what."""
+    draws = np.random.default_rng(4)
+    x, w = (ctx.asarray(draws.standard_normal(shape).astype("f4")) for shape in ((32, 64, 56, 56), (64, 64, 3, 3)))
+    guessed, measured = ctx.dnn, ctx.dnn.configured(algorithm="measure", seconds=1)
+    first, second = (ctx.to_numpy(dnn.conv2d(x, w, padding=1)) for dnn in (guessed, measured))
+    np.testing.assert_allclose(first, second, atol=1e-2)
+    times: dict[str, list[float]] = {"guessed": [], "measured": []}
+    for _ in range(20):
+        for name, dnn in (("guessed", guessed), ("measured", measured)):
+            begin = ctx.stream.record(timing=True)
+            dnn.conv2d(x, w, padding=1)
+            end = ctx.stream.record(timing=True)
+            end.synchronize(timeout=60)
+            times[name].append(end.seconds_since(begin))
+    medians = {name: float(np.median(seen)) for name, seen in times.items()}
+    print(f"conv2d of 32 images: {medians}")
+    assert medians["measured"] <= 1.1 * medians["guessed"]
+
+
 def test_layers_are_those_of_the_reference(ctx: tz.CUDAContext) -> None:
     draws = np.random.default_rng(2)
     x, w, rows = (draws.standard_normal(shape).astype("f4") for shape in ((4, 3, 9, 8), (5, 3, 3, 3), (6, 5 * 9 * 8)))

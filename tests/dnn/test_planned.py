@@ -253,6 +253,16 @@ def small_workspace(ctx: tz.Context, library: Hungry, cap: int) -> PlannedDnn:
     return dnn
 
 
+def test_where_a_state_is_held_nothing_is_measured(ctx: tz.Context, request: pytest.FixtureRequest) -> None:
+    """A search takes its time, and whoever wants the state would wait for it."""
+    library = Hungry(request.node.name, 1000)
+    dnn = small_workspace(ctx, library, 300).configured(algorithm="measure")
+    dnn.conv2d(images(ctx, 1, 1, 4, 4), images(ctx, 1, 1, 2, 2))
+    assert library.executed == [250]
+    chosen = [(choice.algorithm, choice.max_workspace) for _, choice in library.compiled]
+    assert chosen == [("measure", None), ("heuristic", 500), ("heuristic", 250)]
+
+
 def test_a_plan_that_needs_less_is_asked_for(ctx: tz.Context, request: pytest.FixtureRequest) -> None:
     library = Hungry(request.node.name, 8 * MIB)
     dnn = small_workspace(ctx, library, MIB)

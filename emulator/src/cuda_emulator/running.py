@@ -3,6 +3,7 @@
 import ctypes
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -90,6 +91,25 @@ class Emulator:
     def wait_idle(self) -> bool:
         """Waits until no stream has work, ``timeout_s`` at most; False if one still has. Not a call of the driver."""
         return bool(self._calls.emulator_wait_idle() == 0)
+
+    def declare_time(self, call: str, seconds: float) -> None:
+        """Have each call of an emulated library take so much longer by the times of events, until 0 is declared.
+
+        Nobody waits for it: the device's clock alone goes on, so that whoever times algorithms with events finds what
+        was declared, on a busy machine too. In a capture nothing is added.
+
+        Args:
+            call: with its algorithm, as ``"cudnnConvolutionForward/2"``.
+            seconds: 0 or more, below 1e9.
+
+        Raises:
+            ValueError: the call has no declared time, or the seconds are none.
+        """
+        if not re.fullmatch(r"cudnnConvolution(Forward|BackwardData|BackwardFilter)/\d+", call):
+            raise ValueError(f"call is {call!r}; expected one with its algorithm, as cudnnConvolutionForward/2")
+        if not 0 <= seconds < 1e9:
+            raise ValueError(f"seconds is {seconds!r}; expected 0 or more, below 1e9")
+        self._calls.emulator_declare_time(call.encode(), round(seconds * 1e9))
 
     def lose_device(self, device: int) -> None:
         """From now on every call for the device fails with DEVICE_UNAVAILABLE, as if it had fallen off the bus.
@@ -208,6 +228,8 @@ def _loaded(path: Path, settings: Settings) -> ctypes.CDLL:
     calls.emulator_report.restype = ctypes.c_size_t
     calls.emulator_report.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
     calls.emulator_set_faults.argtypes = [ctypes.c_char_p]
+    calls.emulator_declare_time.argtypes = [ctypes.c_char_p, ctypes.c_uint64]
+    calls.emulator_declare_time.restype = None
     return calls
 
 

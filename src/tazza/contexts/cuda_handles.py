@@ -116,6 +116,12 @@ class DeviceHandles:
             call_library(self._runtime, library, "cudnnSetStream", ctypes.c_void_p(held.handle), native)
         return held.handle
 
+    def spare_cudnn(self) -> _Held:
+        """A cudnnHandle_t that is the caller's as long as it keeps this, beside the thread's; bound to nothing."""
+        self._runtime.check()
+        library = load_library("cudnn")
+        return self._take("cudnn", lambda: create_handle(self._runtime, library, "cudnnCreate"))
+
     def curand(self, context: Any, stream: Stream) -> int:
         """The thread's curandGenerator_t for a context, seeded by the context's seed, bound to the stream."""
         self._runtime.check()

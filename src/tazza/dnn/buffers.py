@@ -84,20 +84,23 @@ class BufferDnn(PlannedLayers):
         *,
         algorithm: Algorithm | None = None,
         max_workspace: int | str | None = None,
+        seconds: float | None = None,
         state: int | None = None,
     ) -> BufferDnn:
         """Return the same operations, chosen and done in another way; what is None stays as it is.
 
         Args:
-            algorithm: ``"heuristic"``, the library's own choice, or ``"deterministic"``, only what gives equal bits on
-                every run. ``"measure"`` is refused where a plan is made: nothing is timed on devices.
+            algorithm: ``"heuristic"``, the library's own choice; ``"measure"``, which times candidates on made-up
+                data when an operation is new, for which that call waits; ``"deterministic"``, only what gives equal
+                bits on every run. For `linear` and its gradients, ``"measure"`` is ``"heuristic"``.
             max_workspace: bytes of scratch memory that a call may need.
+            seconds: how long measuring one operation may take.
             state: index of the library state to use.
 
         Raises:
             ArgumentError: a value is none of these.
         """
-        ctx, choice = self._ctx(), changed(self._choice, algorithm, max_workspace, None)
+        ctx, choice = self._ctx(), changed(self._choice, algorithm, max_workspace, seconds)
         if state is not None:
             self._states.at(state)
         return BufferDnn(ctx, self.library, choice, state=self._index if state is None else state)

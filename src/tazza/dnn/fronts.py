@@ -42,10 +42,14 @@ def smaller(
 ) -> tuple[Plan, Any]:
     """Ask for plans that need less and less, until there is room for one; returns it with its lease.
 
+    The state is held meanwhile, so nothing is timed: of what has room the library's own order decides.
+
     Raises:
         OutOfMemoryError: `error`, or the last one: not even the smallest has room.
     """
     most = plan.workspace_bytes
+    if choice.algorithm == "measure":
+        choice = replace(choice, algorithm="heuristic")
     while most > 0:
         most //= 2
         try:

@@ -16,6 +16,7 @@ typedef struct Device {
     Pool *default_pool;
     Pool *pool; /* of cuMemAllocAsync */
     bool lost;
+    uint64_t ahead_ns; /* declared times that have passed, which events count beside those of the clock */
 } Device;
 
 extern Device devices[MAX_DEVICES];

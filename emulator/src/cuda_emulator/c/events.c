@@ -144,7 +144,8 @@ CUresult emulated_cuEventElapsedTime_v2(float *milliseconds, CUevent start_handl
         return CUDA_ERROR_INVALID_HANDLE;
     if (!start->record->done || !end->record->done)
         return CUDA_ERROR_NOT_READY;
-    *milliseconds = (float)((double)(int64_t)(end->record->end_ns - start->record->end_ns) / 1e6);
+    uint64_t last = end->record->end_ns + end->record->ahead_ns;
+    *milliseconds = (float)((double)(int64_t)(last - start->record->end_ns - start->record->ahead_ns) / 1e6);
     return CUDA_SUCCESS;
 }
 

@@ -105,7 +105,7 @@ static void run_event(const RunStep *step) {
     if (!record)
         return;
     if (step->content.type == CU_GRAPH_NODE_TYPE_EVENT_RECORD)
-        record_complete(record);
+        record_complete(record, step->content.context->device);
     else
         while (!record->done)
             pthread_cond_wait(&record->changed, &lock);
@@ -160,7 +160,7 @@ void graph_run_end(GraphRun *run) {
     for (size_t i = 0; i < run->n; i++) {
         RunStep *step = &run->steps[i];
         if (step->record && !step->record->done && step->content.type == CU_GRAPH_NODE_TYPE_EVENT_RECORD)
-            record_complete(step->record); /* not reached: who waits for it is told by the broken context */
+            record_complete(step->record, step->content.context->device); /* not reached: who waits for it is told by the broken context */
         record_drop(step->record);
         content_release(&step->content);
     }

@@ -1,5 +1,5 @@
 /* What the emulated cuBLAS, cuDNN and cuRAND tell the driver: each call, which a fault may strike by its name as it may
- * one of the driver's, what they have made and not destroyed, and hazards. */
+ * one of the driver's, what they have made and not destroyed, the time that calls take, and hazards. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,6 +9,7 @@
 #include "faults.h"
 #include "library_calls.h"
 #include "report.h"
+#include "stream.h"
 
 /* Of the jitter in these calls; the lanes of streams are their numbers. */
 #define LIBRARY_LANE UINT64_MAX
@@ -24,6 +25,7 @@ typedef struct Tallies {
 } Tallies;
 
 static Tallies calls, objects;
+static Tallies times; /* nanoseconds that were declared */
 static uint64_t n_calls_made;
 
 static uint64_t *count_of(Tallies *tallies, const char *name) {
@@ -62,6 +64,21 @@ int emulator_library_call(const char *name) {
     pthread_mutex_unlock(&lock);
     delay(LIBRARY_LANE, number);
     return (int)fault;
+}
+
+void emulator_declare_time(const char *name, uint64_t nanoseconds) {
+    pthread_mutex_lock(&lock);
+    *count_of(&times, name) = nanoseconds;
+    pthread_mutex_unlock(&lock);
+}
+
+void emulator_library_takes(const char *name, const void *given) {
+    pthread_mutex_lock(&lock);
+    Work time = {.kind = WORK_TIME, .nanoseconds = *count_of(&times, name)};
+    Stream *stream = object_find(given, OBJECT_STREAM);
+    if (time.nanoseconds && stream && !stream->capture)
+        stream_submit(stream, &time, NULL);
+    pthread_mutex_unlock(&lock);
 }
 
 void emulator_library_object(const char *kind, int change) {

@@ -45,9 +45,10 @@ void record_drop(Record *record) {
     }
 }
 
-void record_complete(Record *record) {
+void record_complete(Record *record, const Device *device) {
     record->done = true;
     record->end_ns = now_ns();
+    record->ahead_ns = device->ahead_ns;
     pthread_cond_broadcast(&record->changed);
 }
 
@@ -112,7 +113,7 @@ static void run(Stream *stream, Operation *operation) {
     if (result && !stream->abandoned && !context_state(stream->context))
         work_blame(&operation->work, stream->context, result);
     stream->running = NULL;
-    record_complete(operation->record);
+    record_complete(operation->record, stream->context->device);
     if (trace_is_on())
         trace_operation(work_kind_name(&operation->work), work_name(&operation->work), stream->id,
                         stream->context->device->ordinal, operation->queued_ns, start, operation->record->end_ns,

@@ -10,13 +10,14 @@ typedef struct Record {
     int references;
     bool done;
     uint64_t end_ns;
+    uint64_t ahead_ns; /* of the device, at its end */
     pthread_cond_t changed;
 } Record;
 
 Record *record_new(void);
 Record *record_keep(Record *record); /* takes NULL */
 void record_drop(Record *record); /* takes NULL */
-void record_complete(Record *record);
+void record_complete(Record *record, const Device *device);
 
 /* Waits for it, the lock given up meanwhile; CUDA_ERROR_UNKNOWN after the time limit of the settings. */
 CUresult record_wait(Record *record);

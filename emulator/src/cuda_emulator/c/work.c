@@ -15,7 +15,7 @@
 static const char *const kind_names[N_WORK_KINDS] = {
     [WORK_MARK] = "mark",     [WORK_COPY] = "copy",   [WORK_FILL] = "fill", [WORK_KERNEL] = "kernel",
     [WORK_HOST] = "host",     [WORK_ALLOC] = "alloc", [WORK_FREE] = "free", [WORK_GRAPH] = "graph",
-    [WORK_SIGNAL] = "signal", [WORK_AWAIT] = "await"};
+    [WORK_SIGNAL] = "signal", [WORK_AWAIT] = "await", [WORK_TIME] = "time"};
 
 const char *work_kind_name(const Work *work) {
     return kind_names[work->kind];
@@ -131,6 +131,13 @@ static CUresult run_host(const HostCall *call, CUresult state) {
     return CUDA_SUCCESS;
 }
 
+static CUresult run_time(Device *device, uint64_t nanoseconds) {
+    pthread_mutex_lock(&lock);
+    device->ahead_ns += nanoseconds;
+    pthread_mutex_unlock(&lock);
+    return CUDA_SUCCESS;
+}
+
 static CUresult run_free(Allocation *allocation) {
     pthread_mutex_lock(&lock);
     allocation_release(allocation);
@@ -157,6 +164,8 @@ CUresult work_run(const Work *work, Context *context, CUresult state) {
         return beacon_wait(work->signal.beacon, work->signal.number) ? CUDA_SUCCESS : CUDA_ERROR_LAUNCH_TIMEOUT;
     case WORK_GRAPH:
         return graph_run(work->graph);
+    case WORK_TIME:
+        return run_time(context->device, work->nanoseconds);
     default:
         return CUDA_SUCCESS;
     }

@@ -19,6 +19,7 @@ typedef enum WorkKind {
     WORK_GRAPH,
     WORK_SIGNAL, /* an event of several processes: its record */
     WORK_AWAIT, /* and its wait */
+    WORK_TIME, /* time that passes by the clock of events alone */
     N_WORK_KINDS
 } WorkKind;
 
@@ -74,6 +75,7 @@ typedef struct Work {
             struct Beacon *beacon;
             uint32_t number;
         } signal;
+        uint64_t nanoseconds; /* that pass */
     };
 } Work;
 

@@ -1,8 +1,13 @@
 /* Convolutions and their gradients. The algorithms with columns put one image's patches into the workspace, multiply,
- * and go on to the next image: two calls that share a workspace without order spoil each other's results. */
+ * and go on to the next image: two calls that share a workspace without order spoil each other's results. One has room
+ * for those of all images. What each takes by the times of events can be declared (emulator_declare_time). */
+#include <stdio.h>
+
+#include "control.h"
 #include "descriptors.h"
 
-enum { IMPLICIT_GEMM = 0, GEMM = 2, BACKWARD_WITH_COLUMNS = 1 };
+enum { IMPLICIT_GEMM = 0, GEMM = 2, GEMM_OF_ALL = 7 };
+enum { BACKWARD_DIRECT = 0, BACKWARD_WITH_COLUMNS = 1 };
 
 /* As cudnnConvolution*AlgoPerf_t. */
 typedef struct Performance {
@@ -68,8 +73,32 @@ static size_t columns_bytes(const Shape *shape) {
     return sizeof(float) * (size_t)shape->groups * (size_t)weights_of(shape) * (size_t)shape->places;
 }
 
-static Status check_workspace(const Shape *shape, bool columns, const void *workspace, size_t bytes, const char *call) {
-    size_t needed = columns ? columns_bytes(shape) : 0;
+/* Of an algorithm forward. */
+static size_t forward_bytes(const Shape *shape, int algorithm) {
+    size_t images = algorithm == IMPLICIT_GEMM ? 0 : algorithm == GEMM ? 1 : (size_t)shape->images;
+    return images * columns_bytes(shape);
+}
+
+static size_t backward_bytes(const Shape *shape, int algorithm) {
+    return algorithm == BACKWARD_WITH_COLUMNS ? columns_bytes(shape) : 0;
+}
+
+static bool is_forward(int algorithm) {
+    return algorithm == IMPLICIT_GEMM || algorithm == GEMM || algorithm == GEMM_OF_ALL;
+}
+
+static bool is_backward(int algorithm) {
+    return algorithm == BACKWARD_DIRECT || algorithm == BACKWARD_WITH_COLUMNS;
+}
+
+/* Behind what a call has queued. */
+static void take_time(const Handle *handle, const char *call, int algorithm) {
+    char name[80];
+    snprintf(name, sizeof name, "%s/%d", call, algorithm);
+    emulator_library_takes(name, handle->stream);
+}
+
+static Status check_workspace(size_t needed, const void *workspace, size_t bytes, const char *call) {
     if (bytes < needed || (needed && !workspace))
         return fail(BAD_SIZE, call, "the workspace has %zu bytes, this algorithm needs %zu", workspace ? bytes : 0, needed);
     return SUCCESS;
@@ -125,14 +154,19 @@ static CUresult queue_forward(const Handle *handle, const Shape *shape, int imag
 
 static Status forward(Handle *handle, const Shape *shape, const float *alpha, const float *x, const float *w,
                       int algorithm, void *workspace, size_t bytes, const float *beta, float *y, const char *call) {
-    if (algorithm != IMPLICIT_GEMM && algorithm != GEMM)
-        return fail(NOT_SUPPORTED, call, "algorithms 0 and 2 are here, not %d", algorithm);
+    if (!is_forward(algorithm))
+        return fail(NOT_SUPPORTED, call, "algorithms 0, 2 and 7 are here, not %d", algorithm);
     if (!alpha || !beta || !x || !w || !y)
         return fail(BAD_NULL_POINTER, call, "a pointer is NULL");
-    Status status = check_workspace(shape, algorithm == GEMM, workspace, bytes, call);
-    float *columns = algorithm == GEMM ? workspace : NULL;
-    for (int image = 0; image < shape->images && !status; image++)
-        status = status_of(queue_forward(handle, shape, image, x, w, columns, *alpha, *beta, y), call);
+    Status status = check_workspace(forward_bytes(shape, algorithm), workspace, bytes, call);
+    float *columns = algorithm == IMPLICIT_GEMM ? NULL : workspace;
+    size_t step = algorithm == GEMM_OF_ALL ? columns_bytes(shape) / sizeof *columns : 0;
+    for (int image = 0; image < shape->images && !status; image++) {
+        float *own = columns ? columns + (size_t)image * step : NULL;
+        status = status_of(queue_forward(handle, shape, image, x, w, own, *alpha, *beta, y), call);
+    }
+    if (!status)
+        take_time(handle, call, algorithm);
     return status;
 }
 
@@ -155,10 +189,28 @@ PUBLIC Status cudnnConvolutionForward(void *given, const void *alpha, const void
 
 /* Gradients ------------------------------------------------------------------------------------------------------ */
 
+/* A group of an image, without columns. */
+static CUresult queue_data_of_group(const Handle *handle, const Shape *shape, const float *filters, const float *from,
+                                    float *to, float alpha, float beta) {
+    Window window = shape->window;
+    window.channels = shape->group_channels;
+    int per_group = shape->filters / shape->groups;
+    long channel = shape->y_channel, pixel = shape->y_pixel;
+    void *params[] = {&from, &filters, &to, &window, &per_group, &channel, &pixel, &alpha, &beta};
+    return handle_launch(handle, "convolve_back", (unsigned)window.channels, 1, params);
+}
+
 static CUresult queue_backward_data(const Handle *handle, const Shape *shape, int image, const float *w,
                                     const float *dy, float *columns, float alpha, float beta, float *dx) {
     int size = weights_of(shape), per_group = shape->filters / shape->groups;
     CUresult result = CUDA_SUCCESS;
+    for (int group = 0; group < shape->groups && !result && !columns; group++)
+        result = queue_data_of_group(
+            handle, shape, w + (long)group * per_group * size,
+            dy + image * shape->y_image + (long)group * per_group * shape->y_channel,
+            dx + image * shape->x_image + (long)group * shape->group_channels * shape->window.channel_step, alpha, beta);
+    if (!columns)
+        return result;
     for (int group = 0; group < shape->groups && !result; group++) {
         Product sizes = {size, (int)shape->places, per_group, 1, size, shape->y_channel, shape->y_pixel, shape->places,
                          1, 1, 0};
@@ -184,24 +236,44 @@ PUBLIC Status cudnnConvolutionBackwardData(void *given, const void *alpha, const
     Status status = enter(call, given, &handle);
     if (status)
         return status;
-    if (algorithm != BACKWARD_WITH_COLUMNS)
-        status = fail(NOT_SUPPORTED, call, "algorithm 1 is here, not %d", algorithm);
+    if (!is_backward(algorithm))
+        status = fail(NOT_SUPPORTED, call, "algorithms 0 and 1 are here, not %d", algorithm);
     else if (!alpha || !beta || !w || !dy || !dx)
         status = fail(BAD_NULL_POINTER, call, "a pointer is NULL");
     else if (!(status = shape_of(dx_descriptor, w_descriptor, how, dy_descriptor, call, &shape)))
-        status = check_workspace(&shape, true, workspace, bytes, call);
+        status = check_workspace(backward_bytes(&shape, algorithm), workspace, bytes, call);
     for (int image = 0; !status && image < shape.images; image++)
-        status = status_of(queue_backward_data(handle, &shape, image, w, dy, workspace, *(const float *)alpha,
+        status = status_of(queue_backward_data(handle, &shape, image, w, dy,
+                                               algorithm == BACKWARD_DIRECT ? NULL : workspace, *(const float *)alpha,
                                                *(const float *)beta, dx),
                            call);
+    if (!status)
+        take_time(handle, call, algorithm);
     handle_leave(handle);
     return status;
+}
+
+static CUresult queue_filters_of_group(const Handle *handle, const Shape *shape, const float *image, const float *from,
+                                       float *filters, float alpha, float beta) {
+    Window window = shape->window;
+    window.channels = shape->group_channels;
+    long channel = shape->y_channel, pixel = shape->y_pixel;
+    void *params[] = {&image, &from, &filters, &window, &channel, &pixel, &alpha, &beta};
+    return handle_launch(handle, "convolve_filters", (unsigned)(shape->filters / shape->groups), 1, params);
 }
 
 static CUresult queue_backward_filter(const Handle *handle, const Shape *shape, int image, const float *x,
                                       const float *dy, float *columns, float alpha, float beta, float *dw) {
     int size = weights_of(shape), per_group = shape->filters / shape->groups;
-    CUresult result = queue_columns(handle, shape, x + image * shape->x_image, columns);
+    const float *own = x + image * shape->x_image;
+    CUresult result = columns ? queue_columns(handle, shape, own, columns) : CUDA_SUCCESS;
+    for (int group = 0; group < shape->groups && !result && !columns; group++)
+        result = queue_filters_of_group(
+            handle, shape, own + (long)group * shape->group_channels * shape->window.channel_step,
+            dy + image * shape->y_image + (long)group * per_group * shape->y_channel,
+            dw + (long)group * per_group * size, alpha, image ? 1 : beta);
+    if (!columns)
+        return result;
     for (int group = 0; group < shape->groups && !result; group++) {
         Product sizes = {per_group, size, (int)shape->places, shape->y_channel, shape->y_pixel, 1, shape->places, size,
                          1, alpha, image ? 1 : beta};
@@ -221,96 +293,123 @@ PUBLIC Status cudnnConvolutionBackwardFilter(void *given, const void *alpha, con
     Status status = enter(call, given, &handle);
     if (status)
         return status;
-    if (algorithm != BACKWARD_WITH_COLUMNS)
-        status = fail(NOT_SUPPORTED, call, "algorithm 1 is here, not %d", algorithm);
+    if (!is_backward(algorithm))
+        status = fail(NOT_SUPPORTED, call, "algorithms 0 and 1 are here, not %d", algorithm);
     else if (!alpha || !beta || !x || !dy || !dw)
         status = fail(BAD_NULL_POINTER, call, "a pointer is NULL");
     else if (!(status = shape_of(x_descriptor, dw_descriptor, how, dy_descriptor, call, &shape)))
-        status = check_workspace(&shape, true, workspace, bytes, call);
+        status = check_workspace(backward_bytes(&shape, algorithm), workspace, bytes, call);
     for (int image = 0; !status && image < shape.images; image++)
-        status = status_of(queue_backward_filter(handle, &shape, image, x, dy, workspace, *(const float *)alpha,
-                                                 *(const float *)beta, dw),
+        status = status_of(queue_backward_filter(handle, &shape, image, x, dy,
+                                                 algorithm == BACKWARD_DIRECT ? NULL : workspace,
+                                                 *(const float *)alpha, *(const float *)beta, dw),
                            call);
+    if (!status)
+        take_time(handle, call, algorithm);
     handle_leave(handle);
     return status;
 }
 
 /* What there is to choose from ----------------------------------------------------------------------------------- */
 
-static Status tell_bytes(void *given, const void *x, const void *w, const void *how, const void *y, bool columns,
-                         size_t *bytes, const char *call) {
+/* Bytes of an algorithm, by one of the functions above. */
+typedef size_t BytesOf(const Shape *shape, int algorithm);
+
+static Status ask_shape(void *given, const void *x, const void *w, const void *how, const void *y, const char *call,
+                        Shape *shape) {
     Handle *handle;
-    Shape shape;
     Status status = enter(call, given, &handle);
     if (status)
         return status;
-    status = bytes ? shape_of(x, w, how, y, call, &shape) : fail(BAD_NULL_POINTER, call, "sizeInBytes is NULL");
-    if (!status)
-        *bytes = columns ? columns_bytes(&shape) : 0;
+    status = shape_of(x, w, how, y, call, shape);
     handle_leave(handle);
+    return status;
+}
+
+static Status tell_bytes(void *handle, const void *x, const void *w, const void *how, const void *y, BytesOf *bytes_of,
+                         int algorithm, size_t *bytes, const char *call) {
+    Shape shape;
+    if (!bytes)
+        return fail(BAD_NULL_POINTER, call, "sizeInBytes is NULL");
+    Status status = ask_shape(handle, x, w, how, y, call, &shape);
+    if (!status)
+        *bytes = bytes_of(&shape, algorithm);
     return status;
 }
 
 PUBLIC Status cudnnGetConvolutionForwardWorkspaceSize(void *handle, const void *x, const void *w, const void *how,
                                                       const void *y, int algorithm, size_t *bytes) {
     static const char call[] = "cudnnGetConvolutionForwardWorkspaceSize";
-    if (algorithm != IMPLICIT_GEMM && algorithm != GEMM)
-        return fail(NOT_SUPPORTED, call, "algorithms 0 and 2 are here, not %d", algorithm);
-    return tell_bytes(handle, x, w, how, y, algorithm == GEMM, bytes, call);
+    if (!is_forward(algorithm))
+        return fail(NOT_SUPPORTED, call, "algorithms 0, 2 and 7 are here, not %d", algorithm);
+    return tell_bytes(handle, x, w, how, y, forward_bytes, algorithm, bytes, call);
 }
 
 PUBLIC Status cudnnGetConvolutionBackwardDataWorkspaceSize(void *handle, const void *w, const void *dy, const void *how,
                                                            const void *dx, int algorithm, size_t *bytes) {
     static const char call[] = "cudnnGetConvolutionBackwardDataWorkspaceSize";
-    if (algorithm != BACKWARD_WITH_COLUMNS)
-        return fail(NOT_SUPPORTED, call, "algorithm 1 is here, not %d", algorithm);
-    return tell_bytes(handle, dx, w, how, dy, true, bytes, call);
+    if (!is_backward(algorithm))
+        return fail(NOT_SUPPORTED, call, "algorithms 0 and 1 are here, not %d", algorithm);
+    return tell_bytes(handle, dx, w, how, dy, backward_bytes, algorithm, bytes, call);
 }
 
 PUBLIC Status cudnnGetConvolutionBackwardFilterWorkspaceSize(void *handle, const void *x, const void *dy,
                                                              const void *how, const void *dw, int algorithm,
                                                              size_t *bytes) {
     static const char call[] = "cudnnGetConvolutionBackwardFilterWorkspaceSize";
-    if (algorithm != BACKWARD_WITH_COLUMNS)
-        return fail(NOT_SUPPORTED, call, "algorithm 1 is here, not %d", algorithm);
-    return tell_bytes(handle, x, dw, how, dy, true, bytes, call);
+    if (!is_backward(algorithm))
+        return fail(NOT_SUPPORTED, call, "algorithms 0 and 1 are here, not %d", algorithm);
+    return tell_bytes(handle, x, dw, how, dy, backward_bytes, algorithm, bytes, call);
 }
 
-static Status tell_algorithms(void *given, const void *x, const void *w, const void *how, const void *y,
-                              const int *algorithms, int n, int most, int *told, Performance *all, const char *call) {
-    size_t bytes;
-    if (!told || !all || most < 1)
-        return fail(BAD_NULL_POINTER, call, "there is no place for the answer");
-    Status status = tell_bytes(given, x, w, how, y, true, &bytes, call);
-    if (status)
-        return status;
+/* Best first, as far as anybody can know who does not time them. */
+static const int forward_algorithms[] = {GEMM, IMPLICIT_GEMM, GEMM_OF_ALL};
+static const int backward_algorithms[] = {BACKWARD_WITH_COLUMNS, BACKWARD_DIRECT};
+
+static void tell_algorithms(const Shape *shape, const int *algorithms, int n, BytesOf *bytes_of, int most, int *told,
+                            Performance *all) {
     *told = n < most ? n : most;
-    for (int i = 0; i < *told; i++)
+    for (int i = 0; i < *told; i++) {
+        /* That of a gradient without columns gives equal bits here, and does not in NVIDIA's library. */
+        bool repeats = algorithms == forward_algorithms || algorithms[i] != BACKWARD_DIRECT;
         all[i] = (Performance){.algorithm = algorithms[i],
                                .time = -1,
-                               .memory = algorithms[i] == IMPLICIT_GEMM ? 0 : bytes,
-                               .determinism = 1};
-    return SUCCESS;
+                               .memory = bytes_of(shape, algorithms[i]),
+                               .determinism = repeats};
+    }
+}
+
+static Status check_room(const int *told, const Performance *all, int most, const char *call) {
+    return told && all && most > 0 ? SUCCESS : fail(BAD_NULL_POINTER, call, "there is no place for the answer");
 }
 
 PUBLIC Status cudnnGetConvolutionForwardAlgorithm_v7(void *handle, const void *x, const void *w, const void *how,
                                                      const void *y, int most, int *told, Performance *all) {
-    static const int algorithms[] = {GEMM, IMPLICIT_GEMM};
-    return tell_algorithms(handle, x, w, how, y, algorithms, 2, most, told, all,
-                           "cudnnGetConvolutionForwardAlgorithm_v7");
+    static const char call[] = "cudnnGetConvolutionForwardAlgorithm_v7";
+    Shape shape;
+    Status status = check_room(told, all, most, call);
+    if (!status && !(status = ask_shape(handle, x, w, how, y, call, &shape)))
+        tell_algorithms(&shape, forward_algorithms, 3, forward_bytes, most, told, all);
+    return status;
 }
 
 PUBLIC Status cudnnGetConvolutionBackwardDataAlgorithm_v7(void *handle, const void *w, const void *dy, const void *how,
                                                           const void *dx, int most, int *told, Performance *all) {
-    static const int algorithms[] = {BACKWARD_WITH_COLUMNS};
-    return tell_algorithms(handle, dx, w, how, dy, algorithms, 1, most, told, all,
-                           "cudnnGetConvolutionBackwardDataAlgorithm_v7");
+    static const char call[] = "cudnnGetConvolutionBackwardDataAlgorithm_v7";
+    Shape shape;
+    Status status = check_room(told, all, most, call);
+    if (!status && !(status = ask_shape(handle, dx, w, how, dy, call, &shape)))
+        tell_algorithms(&shape, backward_algorithms, 2, backward_bytes, most, told, all);
+    return status;
 }
 
 PUBLIC Status cudnnGetConvolutionBackwardFilterAlgorithm_v7(void *handle, const void *x, const void *dy,
                                                             const void *how, const void *dw, int most, int *told,
                                                             Performance *all) {
-    static const int algorithms[] = {BACKWARD_WITH_COLUMNS};
-    return tell_algorithms(handle, x, dw, how, dy, algorithms, 1, most, told, all,
-                           "cudnnGetConvolutionBackwardFilterAlgorithm_v7");
+    static const char call[] = "cudnnGetConvolutionBackwardFilterAlgorithm_v7";
+    Shape shape;
+    Status status = check_room(told, all, most, call);
+    if (!status && !(status = ask_shape(handle, x, dw, how, dy, call, &shape)))
+        tell_algorithms(&shape, backward_algorithms, 2, backward_bytes, most, told, all);
+    return status;
 }

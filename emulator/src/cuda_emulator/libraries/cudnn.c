@@ -23,9 +23,10 @@ Status status_of(CUresult result, const char *call) {
     if (!result)
         return SUCCESS;
     cuGetErrorName(result, &name);
-    bool memory = result == CUDA_ERROR_OUT_OF_MEMORY;
-    return fail(memory ? NO_DEVICE_MEMORY : EXECUTION_FAILED_DRIVER, call, "the driver says %s",
-                name ? name : "an unknown error");
+    Status status = result == CUDA_ERROR_OUT_OF_MEMORY   ? NO_DEVICE_MEMORY
+                    : result == CUDA_ERROR_NOT_SUPPORTED ? NOT_SUPPORTED
+                                                         : EXECUTION_FAILED_DRIVER;
+    return fail(status, call, "the driver says %s", name ? name : "an unknown error");
 }
 
 Status enter(const char *call, void *given, Handle **handle) {

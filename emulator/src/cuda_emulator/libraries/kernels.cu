@@ -82,6 +82,52 @@ extern "C" __global__ void convolve(const float *image, const float *filters, fl
         }
 }
 
+// Its gradient of an image: a block for each channel of a group, of which `filters` are.
+extern "C" __global__ void convolve_back(const float *gradient, const float *filters, float *image, Window window,
+                                         int n_filters, long out_channel, long out_pixel, float alpha, float beta) {
+    long area = static_cast<long>(window.kernel_height) * window.kernel_width;
+    for (int h = 0; h < window.height; h++)
+        for (int w = 0; w < window.width; w++) {
+            float sum = 0;
+            for (int filter = 0; filter < n_filters; filter++)
+                for (int i = 0; i < window.kernel_height; i++)
+                    for (int j = 0; j < window.kernel_width; j++) {
+                        int y = h + window.pad_height - i * window.dilation_height;
+                        int x = w + window.pad_width - j * window.dilation_width;
+                        if (y < 0 || x < 0 || y % window.stride_height || x % window.stride_width)
+                            continue;
+                        y /= window.stride_height;
+                        x /= window.stride_width;
+                        if (y < window.out_height && x < window.out_width)
+                            sum += filters[(filter * window.channels + blockIdx.x) * area + i * window.kernel_width + j] *
+                                   gradient[filter * out_channel + (static_cast<long>(y) * window.out_width + x) * out_pixel];
+                    }
+            float *pixel = image + blockIdx.x * window.channel_step + h * window.row_step + w * window.column_step;
+            *pixel = blended(alpha, sum, beta, *pixel);
+        }
+}
+
+// Its gradient of filters by one image: a block for each filter of a group, of which the channels of `image` are.
+extern "C" __global__ void convolve_filters(const float *image, const float *gradient, float *filters, Window window,
+                                            long out_channel, long out_pixel, float alpha, float beta) {
+    gradient += blockIdx.x * out_channel;
+    filters += static_cast<long>(blockIdx.x) * window.channels * window.kernel_height * window.kernel_width;
+    for (int channel = 0; channel < window.channels; channel++)
+        for (int i = 0; i < window.kernel_height; i++)
+            for (int j = 0; j < window.kernel_width; j++, filters++) {
+                float sum = 0;
+                for (int y = 0; y < window.out_height; y++)
+                    for (int x = 0; x < window.out_width; x++) {
+                        int h = y * window.stride_height - window.pad_height + i * window.dilation_height;
+                        int w = x * window.stride_width - window.pad_width + j * window.dilation_width;
+                        if (h >= 0 && h < window.height && w >= 0 && w < window.width)
+                            sum += gradient[(static_cast<long>(y) * window.out_width + x) * out_pixel] *
+                                   image[channel * window.channel_step + h * window.row_step + w * window.column_step];
+                    }
+                *filters = blended(alpha, sum, beta, *filters);
+            }
+}
+
 #define FOR_EACH_PAIR                                                                                                            \
     long first = blockIdx.x, second = blockIdx.y;                                                                                \
     from += first * pairs.from[0] + second * pairs.from[1];                                                                      \

@@ -15,7 +15,7 @@ from tazza.errors import BackendError, LeakWarning, UnsupportedError
 from tazza.hot import after_fork
 from tazza.util.report import report
 
-__all__ = ["ONE", "ZERO", "Algorithm", "Descriptors", "chosen", "destroy_dropped", "pointer"]
+__all__ = ["ONE", "ZERO", "Algorithm", "Descriptors", "candidates", "destroy_dropped", "pointer"]
 
 _FLOAT32, _NCHW, _CROSS_CORRELATION, _FMA, _RELU, _PROPAGATE_NAN = 0, 0, 1, 3, 1, 1
 ONE: Final = ctypes.byref(ctypes.c_float(1))
@@ -51,10 +51,10 @@ class Algorithm(NamedTuple):
 _MOST = 16
 
 
-def chosen(
+def candidates(
     runtime: DeviceRuntime, library: NativeLibrary, handle: int, what: str, args: Sequence[Any], choice: Choice
-) -> Algorithm:
-    """The first algorithm by cuDNN's own order that fits.
+) -> list[Algorithm]:
+    """The algorithms that fit, one or more, in cuDNN's own order: best first, as far as it knows without running them.
 
     Args:
         what: ``"Forward"``, ``"BackwardData"`` or ``"BackwardFilter"``.
@@ -67,12 +67,16 @@ def chosen(
     call = f"cudnnGetConvolution{what}Algorithm_v7"
     call_library(runtime, library, call, pointer(handle), *args, _MOST, ctypes.byref(told), found)
     most, least = choice.max_workspace, None
+    fitting: dict[int, Algorithm] = {}  # by number: a second entry differs in what the descriptor has decided
     for one in found[: told.value]:
         if one.status or (choice.algorithm == "deterministic" and not one.determinism):
             continue
         if most is None or one.memory <= most:
-            return Algorithm(one.algorithm, one.memory)
-        least = one.memory if least is None else min(least, one.memory)
+            fitting.setdefault(one.algorithm, Algorithm(one.algorithm, one.memory))
+        else:
+            least = one.memory if least is None else min(least, one.memory)
+    if fitting:
+        return list(fitting.values())
     room = "" if least is None else f" within {most} bytes of workspace; the smallest needs {least}"
     raise UnsupportedError(f"cudnn: no {choice.algorithm} algorithm for {call.removeprefix('cudnnGet')}{room}")
 

@@ -1,15 +1,21 @@
-"""Plans for a convolution and its gradients. They enqueue on the state's stream and return."""
+"""Plans for a convolution and its gradients. They enqueue on the state's stream and return.
+
+Making one by ``algorithm="measure"`` runs the candidates, on a queue and memory of the search's own.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, final
 
 from tazza.core.runtime import DeviceRuntime
-from tazza.dnn.cuda.calls import ONE, ZERO, chosen, pointer
+from tazza.dnn.cuda.calls import ONE, ZERO, Algorithm, candidates, pointer
 from tazza.dnn.cuda.execution import ALIGNMENT, CudnnPlan, addresses, given, packed, size
-from tazza.dnn.library import Choice, Operation
+from tazza.dnn.cuda.search import Search, refuse_in_capture
+from tazza.dnn.library import Choice, Layout, Operation
+from tazza.dnn.measuring import span
 from tazza.dnn.workspace import Lease
 from tazza.drivers.cuda.libraries import NativeLibrary
 from tazza.errors import UnsupportedError
@@ -28,6 +34,31 @@ class _ConvolutionPlan(CudnnPlan):
         super().__init__(runtime, library, operation, operation.options[4])
         self._how = self._descriptors.convolution(operation.options)
 
+    def _chosen(
+        self,
+        what: str,
+        descriptors: Sequence[Any],
+        layouts: Sequence[Layout],
+        call: Callable[..., None],
+        choice: Choice,
+        handle: int,
+    ) -> Algorithm:
+        """The first algorithm by cuDNN's own order that fits, or the fastest.
+
+        Args:
+            layouts: of the arrays that `call` takes between the handle and the algorithm.
+        """
+        if choice.algorithm == "measure":
+            refuse_in_capture()
+        found = candidates(self._runtime, self._library, handle, what, descriptors, choice)
+        if choice.algorithm != "measure" or len(found) == 1:
+            return found[0]
+        with Search(self._runtime, self._library) as search:
+            arrays = [search.array(one) for one in layouts]
+            return search.fastest(
+                found, choice.seconds, lambda handle, by, scratch: call(handle, *arrays, by, pointer(scratch))
+            )
+
 
 @final
 class ForwardPlan(_ConvolutionPlan):
@@ -41,19 +72,21 @@ class ForwardPlan(_ConvolutionPlan):
         make = self._descriptors
         self._x, self._w, self._y = make.tensor(given(x)), make.filters(given(w)), make.tensor(given(y))
         self._bias = None if bias is None else make.channels(bias.shape[0])
-        found = chosen(runtime, library, handle, "Forward", (self._x, self._w, self._how, self._y), choice)
-        self._number, self.workspace_bytes = found
-        self.algorithm = f"forward {found.number}"
+        args, layouts = (self._x, self._w, self._how, self._y), (given(x), given(w), given(y))
+        self._by = self._chosen("Forward", args, layouts, self._convolve, choice, handle)
+        self.workspace_bytes = self._by.nbytes
+        self.algorithm = f"forward {self._by.number}"
+
+    def _convolve(self, handle: Any, x: Any, w: Any, y: Any, by: Algorithm, scratch: Any) -> None:
+        room = by.number, scratch, size(by.nbytes)
+        self._call("cudnnConvolutionForward", handle, ONE, self._x, x, self._w, w, self._how, *room, ZERO, self._y, y)
 
     def execute(self, state: Any, arrays: Sequence[Any], lease: Lease | None) -> None:
         scratch = state.leased(lease, self.workspace_bytes, ALIGNMENT)
         x, w, bias, y = (pointer(one) for one in addresses(self.operation, arrays))
         handle = pointer(state.handle)
         with self._using(arrays, state):
-            room = self._number, pointer(scratch), size(self.workspace_bytes)
-            self._call(
-                "cudnnConvolutionForward", handle, ONE, self._x, x, self._w, w, self._how, *room, ZERO, self._y, y
-            )
+            self._convolve(handle, x, w, y, self._by, pointer(scratch))
             if self._bias is not None:
                 self._call("cudnnAddTensor", handle, ONE, self._bias, bias, ONE, self._y, y)
             if self._activation is not None:
@@ -73,21 +106,34 @@ class BackwardPlan(_ConvolutionPlan):
         self._dy, self._x, self._w = make.tensor(given(dy)), make.tensor(given(x)), make.filters(given(w))
         self._bias = make.channels(given(w).shape[0])
         self._before = self._y = self._dy  # of the gradient before relu, and of the result
-        self._kept = 0
+        self._kept = self._first = 0
         if self._activation is not None:
-            self._before = self._y = make.tensor(given(y))  # it lies as the result does
-            self._kept = -(-4 * math.prod(given(y).shape) // ALIGNMENT) * ALIGNMENT
+            self._before = self._y = make.tensor(given(y))  # it lies as the result does, gaps and all
+            count, first = span(given(y))
+            self._kept, self._first = -(-4 * count // ALIGNMENT) * ALIGNMENT, 4 * first
         left = None if choice.max_workspace is None else choice.max_workspace - self._kept
-        within = Choice(choice.algorithm, left, choice.seconds)
-        args = self._x, self._before, self._how, self._w
-        self._filter = chosen(runtime, library, handle, "BackwardFilter", args, within)
-        args = self._w, self._before, self._how, self._x
-        self._data = (
-            None if operation.outputs[0] is None else chosen(runtime, library, handle, "BackwardData", args, within)
-        )
+        dx = operation.outputs[0]
+        within = replace(choice, max_workspace=left, seconds=choice.seconds / (1 if dx is None else 2))
+        before = given(dy if self._activation is None else y)
+        choose = partial(self._chosen, choice=within, handle=handle)
+        args, layouts = (self._x, self._before, self._how, self._w), (given(x), before, given(w))
+        self._filter = choose("BackwardFilter", args, layouts, self._to_filters)
+        self._data: Algorithm | None = None
+        if dx is not None:
+            self._dx = make.tensor(dx)
+            args, layouts = (self._w, self._before, self._how, self._dx), (given(w), before, dx)
+            self._data = choose("BackwardData", args, layouts, self._to_data)
         most = max(self._filter.nbytes, 0 if self._data is None else self._data.nbytes)
         self.workspace_bytes = self._kept + most
         self.algorithm = f"filter {self._filter.number}" + ("" if self._data is None else f", data {self._data.number}")
+
+    def _to_data(self, handle: Any, w: Any, before: Any, dx: Any, by: Algorithm, scratch: Any) -> None:
+        sent, room = (self._w, w, self._before, before), (self._how, by.number, scratch, size(by.nbytes))
+        self._call("cudnnConvolutionBackwardData", handle, ONE, *sent, *room, ZERO, self._dx, dx)
+
+    def _to_filters(self, handle: Any, x: Any, before: Any, dw: Any, by: Algorithm, scratch: Any) -> None:
+        sent, room = (self._x, x, self._before, before), (self._how, by.number, scratch, size(by.nbytes))
+        self._call("cudnnConvolutionBackwardFilter", handle, ONE, *sent, *room, ZERO, self._w, dw)
 
     def execute(self, state: Any, arrays: Sequence[Any], lease: Lease | None) -> None:
         address = state.leased(lease, self.workspace_bytes, ALIGNMENT)
@@ -96,14 +142,10 @@ class BackwardPlan(_ConvolutionPlan):
         with self._using(arrays, state):
             before = dy
             if self._activation is not None:
-                before, ours = pointer(address), (self._y, y, self._dy, dy, self._y, y)
+                before, ours = pointer(address + self._first), (self._y, y, self._dy, dy, self._y, y)
                 call = "cudnnActivationBackward"
                 self._call(call, handle, self._activation, ONE, *ours, ZERO, self._before, before)
             if self._data is not None:
-                room = self._how, self._data.number, scratch, size(self._data.nbytes)
-                sent = self._w, w, self._before, before
-                self._call("cudnnConvolutionBackwardData", handle, ONE, *sent, *room, ZERO, self._x, dx)
-            room = self._how, self._filter.number, scratch, size(self._filter.nbytes)
-            sent = self._x, x, self._before, before
-            self._call("cudnnConvolutionBackwardFilter", handle, ONE, *sent, *room, ZERO, self._w, dw)
+                self._to_data(handle, w, before, dx, self._data, scratch)
+            self._to_filters(handle, x, before, dw, self._filter, scratch)
             self._call("cudnnConvolutionBackwardBias", handle, ONE, self._before, before, ZERO, self._bias, dbias)

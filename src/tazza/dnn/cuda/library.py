@@ -36,6 +36,10 @@ class CudnnLibrary(Library):
     Products are cuBLAS's, which is looked for when the first plan for one is made. Sums are computed in float32, not in
     TensorFloat-32. Activations are none and relu.
 
+    ``Choice("measure")`` times the algorithms of a convolution that fit, by the device's clock, on a queue and memory
+    of its own: it waits for the device, and holds no state. cuBLAS chooses by itself, so that for products it is
+    ``"heuristic"``.
+
     Args:
         runtime: the device's.
 
@@ -70,8 +74,6 @@ class CudnnLibrary(Library):
             raise UnsupportedError(
                 f"cudnn {self.version} does {', '.join(_PLANS)} of float32 here, not {operation.name}"
             )
-        if choice.algorithm == "measure":
-            raise UnsupportedError("cudnn: nothing is measured here, its heuristics choose; use algorithm='heuristic'")
         handle = handles_of(self._runtime).cudnn(None)
         plan: Plan = _PLANS[operation.name](self._runtime, self.native, operation, choice, handle)
         return plan

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final, NamedTuple, final
 
 import numpy as np
 
 from tazza.dnn.library import Choice, Layout, Library, Operation, Plan
+from tazza.dnn.measuring import fastest, span
 from tazza.dnn.onednn import binding, convolution, elementwise, loss, normalisation, pooling, products
 from tazza.dnn.onednn.plan import After, NumpyPlan, OnednnPlan, Runner
 from tazza.dnn.onednn.recipe import ALIGNMENT, Owned, Program, Recipe, Slot, Strategy, UnavailableError, grouped
@@ -22,7 +24,6 @@ from tazza.hot._primitives import PrimitiveSequence
 __all__ = ["OnednnLibrary"]
 
 _MOST_SKIPPED: Final = 8
-_MOST_ROUNDS: Final = 50
 _PLAIN: Final = ("ref", "simple")  # how the names of loops begin that were not made fast
 _IN_ORDER: Final = 1  # flags of a stream
 
@@ -244,11 +245,11 @@ class OnednnLibrary(Library):
         return Runner(program, make)
 
     def _fastest(self, programs: list[Program], operation: Operation, seconds: float) -> Program:
-        """Time each on made-up data and scratch of its own, in turns, until the time is over; at least twice."""
+        """Time each on made-up data and scratch of its own; the shortest time of each counts, as others only add."""
         arrays = [None if one is None else _made_up(one) for one in (*operation.inputs, *operation.outputs)]
         stream = self.open()
         try:
-            entries = []
+            candidates = []
             for program in programs:
                 given = [
                     np.zeros(packing.nbytes, np.uint8) if packing is not None and number in operation.packed else array
@@ -257,20 +258,12 @@ class OnednnLibrary(Library):
                     )
                 ]
                 scratch = np.empty(program.workspace_bytes + ALIGNMENT, np.uint8)
-                start = scratch.ctypes.data
-                entries.append((self._runner(program, operation.threads), given, scratch, start + -start % ALIGNMENT))
-            best = [float("inf")] * len(entries)
-            end = time.monotonic() + seconds
-            rounds = 0
-            while rounds < 2 or (rounds < _MOST_ROUNDS and time.monotonic() < end):
-                for number, (runner, given, _, address) in enumerate(entries):
-                    begin = time.perf_counter()
-                    runner.run(given, stream, address)
-                    best[number] = min(best[number], time.perf_counter() - begin)
-                rounds += 1
+                candidates.append(partial(_timed, self._runner(program, operation.threads), given, stream, scratch))
+            number = fastest(candidates, seconds, min)
         finally:
             self.close(stream)
-        return programs[best.index(min(best))]
+        assert number is not None, "a program that could be made runs"
+        return programs[number]
 
     @contextmanager
     def _threads(self, count: int) -> Iterator[None]:
@@ -309,10 +302,16 @@ def _all(strategies: tuple[Strategy, ...], *, further: bool) -> Iterator[Strateg
             yield from (one._replace(skip=skip) for one in strategies if one.skip == 0)
 
 
+def _timed(runner: Runner, given: Sequence[Any], stream: int, scratch: Any) -> float:
+    """Seconds of one run."""
+    start = scratch.ctypes.data
+    begin = time.perf_counter()
+    runner.run(given, stream, start + -start % ALIGNMENT)
+    return time.perf_counter() - begin
+
+
 def _made_up(layout: Layout) -> Any:
     """An array of a layout, filled with what multiplies at full speed."""
-    dtype = np.dtype(layout.dtype)
-    low = sum(min(0, step * (extent - 1)) for step, extent in zip(layout.strides, layout.shape, strict=True))
-    high = sum(max(0, step * (extent - 1)) for step, extent in zip(layout.strides, layout.shape, strict=True))
+    dtype, (count, first) = np.dtype(layout.dtype), span(layout)
     strides = tuple(step * dtype.itemsize for step in layout.strides)
-    return np.ndarray(layout.shape, dtype, np.ones(high - low + 1, dtype), -low * dtype.itemsize, strides)
+    return np.ndarray(layout.shape, dtype, np.ones(count, dtype), first * dtype.itemsize, strides)
