@@ -1,4 +1,6 @@
-"""Compile the hot path (``src/tazza/hot``) where a compiler is at hand; everything else is in pyproject.toml.
+"""Compile the hot path where a compiler is at hand; everything else is in pyproject.toml.
+
+That is ``src/tazza/hot``, and what a backend has beside it for calling its library by addresses.
 
 The same ``.py`` files run with and without compilation (docs/design/0002-hot-path.md). The environment decides:
 
@@ -18,6 +20,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import BaseError, CCompilerError
 
 HOT = Path("src/tazza/hot")
+BESIDE = (Path("src/tazza/drivers/cuda/calls.pyx"),)
 CHOICE = os.environ.get("TAZZA_COMPILE", "")
 REQUIRED = CHOICE == "1"
 
@@ -38,10 +41,15 @@ def extensions() -> list[Extension]:
         from Cython.Compiler.Errors import CompileError
     except ImportError as error:
         return give_up(error)
-    sources = sorted(p for p in (*HOT.glob("*.py"), *HOT.glob("*.pyx")) if not p.name.startswith("_"))
+    hot = sorted(p for p in (*HOT.glob("*.py"), *HOT.glob("*.pyx")) if not p.name.startswith("_"))
     modules = [
-        Extension(f"tazza.hot.{p.stem}", [p.as_posix()], include_dirs=[numpy.get_include()], extra_compile_args=flags())
-        for p in sources
+        Extension(
+            ".".join(p.with_suffix("").parts[1:]),
+            [p.as_posix()],
+            include_dirs=[numpy.get_include()],
+            extra_compile_args=flags(),
+        )
+        for p in (*hot, *BESIDE)
     ]
     try:
         return (
