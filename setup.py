@@ -1,4 +1,6 @@
-"""Compile the hot path (``src/tazza/hot``) where a compiler is at hand; everything else is in pyproject.toml.
+"""Compile the hot path where a compiler is at hand; everything else is in pyproject.toml.
+
+That is ``src/tazza/hot``, and what a backend has beside it for calling its library by addresses.
 
 On Linux the door for PyTorch's CUDA memory (``src/tazza/adapters/torch_memory.cpp``) is compiled too, by itself: where
 there is no C++ compiler only ``tazza.adapters.torch.own_process`` is missing, and says so.
@@ -21,6 +23,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import BaseError, CCompilerError
 
 HOT = Path("src/tazza/hot")
+BESIDE = (Path("src/tazza/drivers/cuda/calls.pyx"),)
 CHOICE = os.environ.get("TAZZA_COMPILE", "")
 REQUIRED = CHOICE == "1"
 
@@ -41,10 +44,15 @@ def extensions() -> list[Extension]:
         from Cython.Compiler.Errors import CompileError
     except ImportError as error:
         return give_up(error)
-    sources = sorted(p for p in (*HOT.glob("*.py"), *HOT.glob("*.pyx")) if not p.name.startswith("_"))
+    hot = sorted(p for p in (*HOT.glob("*.py"), *HOT.glob("*.pyx")) if not p.name.startswith("_"))
     modules = [
-        Extension(f"tazza.hot.{p.stem}", [p.as_posix()], include_dirs=[numpy.get_include()], extra_compile_args=flags())
-        for p in sources
+        Extension(
+            ".".join(p.with_suffix("").parts[1:]),
+            [p.as_posix()],
+            include_dirs=[numpy.get_include()],
+            extra_compile_args=flags(),
+        )
+        for p in (*hot, *BESIDE)
     ]
     try:
         return (

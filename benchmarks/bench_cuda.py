@@ -14,7 +14,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import tazza as tz
 from benchmarks.harness import Area, Budget, Case, Missing
@@ -33,7 +33,19 @@ KINDS = (
 TWENTY = 20
 PEERS = ("core", "bindings")
 
-Runs = Mapping[str, Callable[[], object]]
+
+class Way(NamedTuple):
+    """One of the three.
+
+    Attributes:
+        works: what is timed, by kind.
+        wait: for what they have queued.
+        streams: their queues, as integers.
+    """
+
+    works: Mapping[str, Callable[[], object]]
+    wait: Callable[[], object]
+    streams: tuple[int, int]
 
 
 def repeated(work: Callable[[], object], wait: Callable[[], object]) -> Callable[[], None]:
@@ -65,7 +77,7 @@ def compiled(emulated: bool) -> Any:
     return core.Program(SOURCE, "c++", core.ProgramOptions(arch=f"sm_{core.Device(0).arch}")).compile("cubin")
 
 
-def through_tazza(code: Any) -> Runs:
+def through_tazza(code: Any) -> Way:
     """On a context of its own and two of its streams."""
     ctx = tz.context("cuda:0")
     stream, other, kernel = ctx.stream, ctx.new_stream(), ctx.compile(code, "touch")[1, 1]
@@ -84,10 +96,11 @@ def through_tazza(code: Any) -> Runs:
         *(stream.record, lambda: other.wait(event), lambda: other.wait(stream.record())),
         *(lambda: ctx.launch(kernel, x), step, graph.replay),
     )
-    return {kind: repeated(work, lambda: ctx.synchronize(TIMEOUT)) for kind, work in zip(KINDS, works, strict=True)}
+    queues: Any = stream.native, other.native
+    return Way(dict(zip(KINDS, works, strict=True)), lambda: ctx.synchronize(TIMEOUT), queues)
 
 
-def through_core(code: Any) -> Runs:
+def through_core(code: Any) -> Way:
     """On cuda.core's objects, which act on the thread's current device."""
     core: Any = importlib.import_module("cuda.core")
     card = core.Device(0)
@@ -111,10 +124,10 @@ def through_core(code: Any) -> Runs:
         *(stream.record, lambda: other.wait(event), lambda: other.wait(stream.record())),
         *(lambda: core.launch(stream, once, kernel, x), step, lambda: graph.launch(stream)),
     )
-    return {kind: repeated(work, wait) for kind, work in zip(KINDS, works, strict=True)}
+    return Way(dict(zip(KINDS, works, strict=True)), wait, (int(stream.handle), int(other.handle)))
 
 
-def through_bindings(code: Any) -> Runs:
+def through_bindings(code: Any) -> Way:
     """On the driver's own functions, with the primary context current as they need it."""
     driver: Any = importlib.import_module("cuda.bindings.driver")
 
@@ -164,7 +177,7 @@ def through_bindings(code: Any) -> Runs:
         *(record, lambda: call("cuStreamWaitEvent", other, kept, 0), lambda: record(also_wait=True)),
         *(launch, twenty(launch), lambda: call("cuGraphLaunch", graph, stream)),
     )
-    return {kind: repeated(work, wait) for kind, work in zip(KINDS, works, strict=True)}
+    return Way(dict(zip(KINDS, works, strict=True)), wait, (int(stream), int(other)))
 
 
 def area() -> Area:
@@ -173,15 +186,15 @@ def area() -> Area:
         emulated = tz.device("cuda:0").info.emulated
         where, code = "emulator" if emulated else "device", compiled(emulated)
         makers = {"tazza": through_tazza, "core": through_core, "bindings": through_bindings}
-        runs = {who: make(code) for who, make in makers.items()}
+        ways = {who: make(code) for who, make in makers.items()}
     except (BackendUnavailableError, ImportError) as error:
         reason = f"{error}; on the emulator: python -m cuda_emulator -- python -m benchmarks cuda"
         return Area([Missing(f"cuda.{kind}.{who}", reason) for kind in KINDS for who in ("tazza", *PEERS)])
     cases = [
-        Case(f"cuda.{kind}_{where}.{who}", "run()", {"run": run}, operations=BATCH)
-        for who, works in runs.items()
-        for kind, run in works.items()
+        Case(f"cuda.{kind}_{where}.{who}", "run()", {"run": repeated(work, way.wait)}, operations=BATCH)
+        for who, way in ways.items()
+        for kind, work in way.works.items()
     ]
     pairs = [(f"cuda.{kind}_{where}.tazza", f"cuda.{kind}_{where}.{peer}") for kind in KINDS for peer in PEERS]
-    pairs += [(f"cuda.replay_of_twenty_{where}.{who}", f"cuda.twenty_launches_{where}.{who}") for who in runs]
+    pairs += [(f"cuda.replay_of_twenty_{where}.{who}", f"cuda.twenty_launches_{where}.{who}") for who in ways]
     return Area(cases, [Budget(*pair, at_most=50.0, gated=False) for pair in pairs])

@@ -46,7 +46,7 @@ CORE = (
     *("side", "strided", "moving", "transfer"),
     *("placer", "statefile", "states", "progress"),
     *("compiled", "graph", "capture"),
-    *("gate", "health", "scope", "launching", "shortage", "binding", "spec", "context", "opening", "current"),
+    *("health", "scope", "launching", "shortage", "binding", "spec", "context", "opening", "current"),
     *("dlpack", "export", "foreign", "loan", "borrow", "timeline", "tracefile", "trace", "shutdown"),
 )
 

@@ -23,12 +23,11 @@ from typing import Any, Protocol
 
 from tazza import config
 from tazza.errors import ArgumentError, CleanupWarning
-from tazza.hot import after_fork
+from tazza.hot import Latch, after_fork
 from tazza.util.inbox import Inbox
 from tazza.util.report import report
 
 __all__ = [
-    "Latch",
     "Pollable",
     "await_latch",
     "call_later",
@@ -51,54 +50,6 @@ def timeout_or_default(timeout: float | None) -> float:
     if isinstance(timeout, bool) or not isinstance(timeout, numbers.Real) or math.isnan(timeout):
         raise ArgumentError.of("timeout", timeout, "seconds, or None for TAZZA_WAIT_TIMEOUT")
     return min(max(0.0, float(timeout)), threading.TIMEOUT_MAX)
-
-
-class Latch:
-    """Set once, with an outcome; wakes whoever waits or listens."""
-
-    __slots__ = ("_listeners", "is_set", "lock", "outcome")
-
-    def __init__(self) -> None:
-        self.is_set = False
-        self.outcome: BaseException | None = None
-        self.lock = threading.Lock()
-        self._listeners: tuple[Callable[[], object], ...] = ()  # most have none, and a list takes longer to make
-
-    def set(self, outcome: BaseException | None = None) -> bool:
-        """Set it and call the listeners; False, and without effect, where it was set before."""
-        with self.lock:
-            if self.is_set:
-                return False
-            self.outcome = outcome
-            self.is_set = True
-            listeners, self._listeners = self._listeners, ()
-        for listener in listeners:
-            listener()
-        return True
-
-    def listen(self, listener: Callable[[], object]) -> None:
-        """Call `listener` once when set, at once if it is; it must be short and must not raise."""
-        with self.lock:
-            if not self.is_set:
-                self._listeners += (listener,)
-                return
-        listener()
-
-    def ignore(self, listener: Callable[[], object]) -> None:
-        """Forget a listener that was not called yet."""
-        with self.lock:
-            self._listeners = tuple(one for one in self._listeners if one != listener)
-
-    def wait(self, timeout: float) -> bool:
-        """Block for at most `timeout` seconds; tell whether it is set."""
-        if self.is_set or timeout <= 0:
-            return self.is_set
-        gate = threading.Lock()
-        gate.acquire()
-        self.listen(gate.release)
-        if not gate.acquire(timeout=min(timeout, threading.TIMEOUT_MAX)):
-            self.ignore(gate.release)
-        return self.is_set
 
 
 class Pollable(Protocol):

@@ -17,7 +17,6 @@ from tazza.core.completion import timeout_or_default
 from tazza.core.device import Device, device
 from tazza.core.event import Waitable
 from tazza.core.failures import Failures
-from tazza.core.gate import Gate
 from tazza.core.generator import Generator
 from tazza.core.health import Health
 from tazza.core.kernel import accesses
@@ -42,7 +41,7 @@ from tazza.errors import (
     WaitTimeoutError,
     WrongDeviceError,
 )
-from tazza.hot import HOOKED, Account, Buffer, ContextCore, frame_of, generation, top
+from tazza.hot import HOOKED, Account, Buffer, ContextCore, Gate, frame_of, generation, top
 
 if TYPE_CHECKING:
     from tazza.core.compiled import CompiledKernel

@@ -17,7 +17,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, NoReturn, final
 
 from tazza.core.completion import (
-    Latch,
     await_latch,
     call_later,
     frameless,
@@ -31,14 +30,12 @@ from tazza.errors import (
     ArgumentError,
     BackendError,
     DeviceLostError,
-    ForkedError,
     UnsupportedError,
     UsageError,
     WaitTimeoutError,
 )
-from tazza.hot import generation, point, top
+from tazza.hot import EventCore, Placement, point, top
 from tazza.hot.hooks import Operation, emit
-from tazza.spi import DeviceInfo, Driver, Handle
 
 __all__ = ["Event", "EventStatus", "HostEvent", "Placement", "Waitable", "several"]
 
@@ -57,88 +54,15 @@ class EventStatus(enum.Enum):
     FAILED = 3
 
 
-@final
-class Placement:
-    """Where a native event lies, so that queues of the same driver can wait for it without the host.
-
-    Attributes:
-        capture: the capture in which it was recorded, outside of which it is of no use, or None.
-    """
-
-    __slots__ = ("__weakref__", "_generation", "capture", "device", "driver", "handle")
-
-    def __init__(self, driver: Driver, device: DeviceInfo, handle: Handle, capture: Any = None) -> None:
-        self.driver, self.device, self.handle, self.capture = driver, device, handle, capture
-        self._generation = generation()
-
-    def __del__(self) -> None:
-        if self._generation == generation():
-            self.driver.event_destroy(self.device, self.handle)
-
-
-class Waitable(abc.ABC):
+class Waitable(EventCore, abc.ABC):
     """Anything that ends: the common half of events and tasks.
 
     `stream` (or its runner) and `number` say where it lies, for the rule that nobody waits for himself.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_done",
-        "_generation",
-        "_placed",
-        "_placement",
-        "_watched",
-        "number",
-        "stream",
-    )
-
-    def __init__(self, stream: Any = None, number: int = 0) -> None:
-        self._done = Latch()
-        self._placed: Latch | None = None  # see `placed`
-        self._placement: Placement | None = None
-        self._generation = generation()
-        self._watched = False
-        self.stream = stream
-        self.number = number
+    __slots__ = ()
 
     # For streams ---------------------------------------------------------------------------------------------------
-
-    @property
-    def placement(self) -> Placement | None:
-        """The native event, once there is one."""
-        return self._placement
-
-    @property
-    def placed(self) -> Latch:
-        """Set when the native event exists or everything is over.
-
-        Made for the first who asks: most events are placed before anybody does. Who places it looks for a latch after
-        that, and who makes a latch looks for a placement after that, so that one of the two sees the other.
-        """
-        if self._placed is None:
-            with self._done.lock:
-                self._placed = self._placed or Latch()
-        if self._placement is not None or self._done.is_set:
-            self._placed.set()
-        return self._placed
-
-    @property
-    def captured(self) -> Any:
-        """The capture that it is part of and that alone can wait for it, or None."""
-        placement = self._placement
-        return None if placement is None or self._done.is_set else placement.capture
-
-    @property
-    def error(self) -> BaseException | None:
-        """The failure, or None."""
-        return self._done.outcome
-
-    def place(self, placement: Placement) -> None:
-        """Attach the native event that ends with this."""
-        self._placement = placement
-        if self._placed is not None:
-            self._placed.set()
 
     def finish(self, error: BaseException | None = None) -> bool:
         """End it; the first outcome wins."""
@@ -154,7 +78,7 @@ class Waitable(abc.ABC):
             BackendError: the driver cannot tell, on a device that is well. It may be over or not, and is asked again.
             UsageError: it is part of a capture.
         """
-        placement = self._placement
+        placement = self.placement
         if not self._done.is_set and placement is not None and self._ends_with_placement():
             if placement.capture is not None:
                 raise placement.capture.refusal(self)
@@ -180,9 +104,9 @@ class Waitable(abc.ABC):
         deadline = now_ns() + int(timeout * 1e9)
         if not self._ends_with_placement():
             return self._done.wait(timeout)
-        if self._placement is None and not self.placed.wait(timeout):
+        if self.placement is None and not self.placed.wait(timeout):
             return False
-        placement = self._placement
+        placement = self.placement
         if placement is not None and not self._done.is_set:
             left = max(0.0, (deadline - now_ns()) * 1e-9)
             try:
@@ -215,7 +139,7 @@ class Waitable(abc.ABC):
 
     def _lose(self, error: BackendError) -> None:
         """End it where the device is lost, which every context of that is to know at once; else nobody knows."""
-        placement = self._placement
+        placement = self.placement
         if isinstance(error, DeviceLostError) or placement is None or placement.driver.poison(placement.device):
             self.finish(error)
             if self.stream is not None:
@@ -259,10 +183,6 @@ class Waitable(abc.ABC):
         frame = top()
         if self.stream is not None and frame is not None and frame.task is not None:
             frame.task.refuse_waiting_for(self.stream, self.number, self)
-
-    def check_use(self) -> None:
-        if self._generation != generation():
-            raise ForkedError(f"{type(self).__name__} was made before this process was forked; make a new context here")
 
     def on_done(self, function: Callable[[Any], object]) -> None:
         """Call ``function(self)`` on the helper thread when it is over, well or badly; at once if it is.
@@ -343,12 +263,7 @@ class Event(Waitable):
     'SUCCESS'
     """
 
-    __slots__ = ("_time_ns", "timed")
-
-    def __init__(self, stream: Any, number: int, timed: bool) -> None:
-        super().__init__(stream, number)
-        self.timed = timed
-        self._time_ns = 0
+    __slots__ = ()
 
     def _ends_with_placement(self) -> bool:
         return True
@@ -371,7 +286,7 @@ class Event(Waitable):
             if not event.is_done:
                 raise UsageError(f"{event!r} is not over; call synchronize() first")
             event.raise_outcome()
-        ends = self._placement, earlier._placement
+        ends = self.placement, earlier.placement
         if ends[0] is not None and ends[1] is not None and ends[0].device == ends[1].device:
             return ends[0].driver.event_elapsed_ns(ends[0].device, ends[1].handle, ends[0].handle) * 1e-9
         if ends == (None, None):
@@ -398,7 +313,7 @@ class HostEvent(Waitable):
     __slots__ = ("label",)
 
     def __init__(self, label: str = "") -> None:
-        super().__init__()
+        super().__init__(None, 0, False)
         self.label = label
 
     def _ends_with_placement(self) -> bool:

@@ -16,7 +16,7 @@ from tazza.core.runner import SLICE, Fifo, Runner, wait_for_room
 from tazza.core.runtime import DeviceRuntime
 from tazza.core.submission import Record, Submission
 from tazza.errors import BackendError, CleanupWarning, WaitTimeoutError
-from tazza.hot import Buffer, Lane, point
+from tazza.hot import Buffer, Lane, QueueCore, point
 from tazza.spi import Handle
 from tazza.util.report import report
 
@@ -24,7 +24,7 @@ __all__ = ["NativeRunner"]
 
 
 @final
-class NativeRunner(Runner):
+class NativeRunner(QueueCore, Runner):
     """The device's queue runs the submissions; one that only the host can release makes the stream defer.
 
     How many are in the queue is known from markers, looked at from the oldest on: an event every few submissions, and
@@ -42,20 +42,13 @@ class NativeRunner(Runner):
         *,
         owned: bool,
     ) -> None:
-        super().__init__(runtime, lane, label, failures)
-        self.driver, self.device, self.handle = runtime.driver, runtime.info, handle
-        self._owned, self._limit, self._stride = owned, limit, max(1, limit // 8)
+        Runner.__init__(self, runtime, lane, label, failures)
+        QueueCore.__init__(self, runtime.driver, runtime.info, handle, limit)
+        self._owned = owned
         attach = partial(self.driver.thread_attach, self.device)
         self._fifo = Fifo(f"{label} submitter", limit, attach, self._step, self._undefer_one)
-        # Reentrant: a finaliser of what a marker held may submit.
-        self._lock = threading.RLock()
         self._idle = threading.Condition(self._lock)
-        self._deferred = 0
         self._markers: collections.deque[tuple[int, Placement, tuple[object, ...]]] = collections.deque()
-        self._reached = 0
-        # Threads that prepare a submission, with its number where it has one: what they submit is part of it and must
-        # neither wait for room that it occupies nor queue up behind it.
-        self._preparing: dict[int, int | None] = {}
         # The thread in which a function of a task runs that the queue cannot call, and the task's number: what it
         # submits goes to the queue at once, what other threads submit meanwhile is deferred.
         self._turn, self._turn_number = 0, 0
@@ -145,7 +138,7 @@ class NativeRunner(Runner):
                 raise hopeless
 
     def _is_queueable(self, need: Waitable) -> bool:
-        return need.poll() or self._queue_can_wait(need)
+        return self._queue_can_wait(need) or need.poll()
 
     def _defer(self, submission: Submission, timeout: float | None, bounded: bool) -> None:
         if bounded:
@@ -186,9 +179,13 @@ class NativeRunner(Runner):
 
     def _queue_can_wait(self, need: Waitable) -> bool:
         placement = need.placement
-        if placement is None or placement.driver is not self.driver:
+        if placement is None or placement.driver is not self.driver or placement.capture is not None:
             return False
-        return placement.device == self.device or self.runtime.capabilities.cross_device_wait
+        return (
+            placement.device is self.device
+            or placement.device == self.device
+            or self.runtime.capabilities.cross_device_wait
+        )
 
     def _hand_over(self, submission: Submission, number: int | None = None) -> None:
         """Give it to the queue; that is then over up to `number` (the submission's own) when it is."""
@@ -219,30 +216,26 @@ class NativeRunner(Runner):
             except BackendError:  # the task has failed with it, or the device is lost, which everybody is told
                 return
 
-    def _must_wait(self, need: Waitable) -> bool:
-        """Whether the queue has to wait for it."""
-        try:
-            return not need.poll()
-        except BackendError:  # the driver cannot tell: the queue then waits, and goes on at once if it is over
-            return True
-
     def _hand_over_waits(self, submission: Submission, told: bool) -> None:
         for need in submission.needs:
-            if need.placement is not None and self._must_wait(need):
+            placement = need.placement
+            if placement is not None and self._must_wait(need, placement):
                 if told:
                     self._call(partial(need.tell, "begin", self))
-                self.driver.queue_wait(self.device, self.handle, need.placement.handle)
+                self.driver.queue_wait(self.device, self.handle, placement.handle)
                 if told:
                     self._call(partial(need.tell, "end", self))
 
     def _mark(self, submission: Submission, number: int | None) -> None:
-        """Keep an event that tells when the queue is so far: the submission's own, where it has one."""
         with self._lock:
-            self._advance()
-            end = submission.end
-            if end is None:
-                end = Placement(self.driver, self.device, self.driver.event_record(self.device, self.handle, False))
-            self._markers.append((submission.number if number is None else number, end, submission.holds))
+            self._keep(submission.number if number is None else number, submission.end, submission.holds)
+
+    def _keep(self, number: int, end: Placement | None, holds: tuple[object, ...]) -> None:
+        """Keep an event that tells when the queue is so far: the submission's own, where it has one."""
+        self._advance()
+        if end is None:
+            end = Placement(self.driver, self.device, self.driver.event_record(self.device, self.handle, False))
+        self._markers.append((number, end, holds))
 
     def _call(self, function: Callable[[], None]) -> None:
         self.driver.enqueue(self.device, self.handle, function)

@@ -85,6 +85,14 @@ class Runner(abc.ABC):
             ClosedError: the stream is closed.
         """
 
+    def record_now(self, event: Event) -> bool:
+        """Record an event at once, where a device's queue can (see `QueueCore`); False where it has to be submitted."""
+        return False
+
+    def wait_now(self, need: Waitable) -> bool:
+        """Have the queue wait at once for what it can; False where the wait has to be submitted."""
+        return False
+
     @abc.abstractmethod
     def reached(self, number: int) -> bool:
         """Tell whether everything up to `number` is over, as far as is known without recording anything."""
@@ -95,7 +103,8 @@ class Runner(abc.ABC):
         if end is None or ((end.number != self.submitted or end.error is not None) and not self.closed):
             end = Event(self, 0, False)
             try:
-                self.submit(Record(self, end), bounded=False)
+                if not self.record_now(end):
+                    self.submit(Record(self, end), bounded=False)
             except ClosedError:  # closed meanwhile: its last event is the one
                 assert self._end is not None
                 return self._end
@@ -104,7 +113,7 @@ class Runner(abc.ABC):
 
     def follow(self, event: Event) -> None:
         """Order what comes later after an event; nothing comes later on a closed stream."""
-        if not self.closed:
+        if not self.closed and not self.wait_now(event):
             self.submit(Wait(self, "wait", needs=(event,)), bounded=False)
 
     def settle(self, timeout: float) -> None:

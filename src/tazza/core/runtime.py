@@ -72,12 +72,14 @@ class DeviceRuntime:
 
     def check(self) -> None:
         """Raise where nothing can be done on this device any more: another process, or a lost device."""
-        self.check_process()
+        if self.generation != generation():
+            self.check_process()
         if self.loans:
             self.end_loans()  # also of a lost device: other libraries go on with their memory
-        lost = self.lost()
-        if lost is not None:
-            raise_copy(lost)
+        if self._lost is not None or self.driver.poison(self.info) is not None:
+            lost = self.lost()
+            if lost is not None:
+                raise_copy(lost)
         while self.orphans:
             try:
                 runner = self.orphans.pop()

@@ -61,7 +61,9 @@ class Stream(StreamCore):
         pool = self.runner.lane.pool
         if pool.pending:
             pool.drain()
-        self.submit(Record(self, event))
+        with self._gate():
+            if not self.runner.record_now(event):
+                self.runner.submit(Record(self, event))
         return event
 
     def wait(self, what: Waitable | Stream) -> None:
@@ -77,7 +79,7 @@ class Stream(StreamCore):
             if self.runner.capture is not None:
                 self.runner.capture.refuse_outside(what)
             what = what.record()
-        if not isinstance(what, Waitable):
+        if type(what) is not Event and not isinstance(what, Waitable):  # of abstract classes it takes long to ask
             raise ArgumentError.of("what", what, "an Event, HostEvent, Task or Stream")
         what.check_use()
         if what.captured is not None:
@@ -86,16 +88,22 @@ class Stream(StreamCore):
             return
         if point.listeners is not None:
             emit(Operation("wait", stream=self, subject=what))
-        self.submit(Wait(self, "wait", needs=(what,)))
+        with self._gate():
+            if not self.runner.wait_now(what):
+                self.runner.submit(Wait(self, "wait", needs=(what,)))
 
     def submit(self, submission: Submission) -> None:
         """Put a submission into the FIFO. Internal; users launch, copy, fill, record and wait."""
-        self.runtime.check()
+        with self._gate():
+            self.runner.submit(submission)
+
+    def _gate(self) -> Any:
+        """What a submission passes through; raises where none can be made any more."""
+        self.runner.runtime.check()
         context = self._context()
         if context is None:
             raise ClosedError(f"the context of {self!r} is gone; keep it while its streams are used")
-        with context.gate:
-            self.runner.submit(submission)
+        return context.gate
 
     def synchronize(self, timeout: float | None = None) -> None:
         """Block until everything submitted so far is over, then raise the first failure that nobody has seen.

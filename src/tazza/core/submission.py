@@ -124,6 +124,10 @@ class Record(Submission):
         super().__init__(stream, "record")
         self.event = event
 
+    @property
+    def end(self) -> Placement | None:
+        return self.event.placement
+
     def enter(self, number: int) -> None:
         self.number = self.event.number = number
 

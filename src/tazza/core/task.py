@@ -64,7 +64,7 @@ class Task(Waitable):
     )
 
     def __init__(self, context: Any, stream: Stream, label: str, key: tuple[int, ...], outer: Task | None) -> None:
-        super().__init__(stream)
+        super().__init__(stream, 0, False)
         self.context, self.label, self.key = context, label, key
         self.generator: Any = None  # made by the context when the function first asks for random numbers
         self._outer = outer

@@ -16,6 +16,9 @@ from tazza.hot.block import ForeignBlock as ForeignBlock
 from tazza.hot.buffer import HAS_BUFFER_PROTOCOL as HAS_BUFFER_PROTOCOL
 from tazza.hot.buffer import Buffer as Buffer
 from tazza.hot.context import ContextCore as ContextCore
+from tazza.hot.event import EventCore as EventCore
+from tazza.hot.event import Latch as Latch
+from tazza.hot.event import Placement as Placement
 from tazza.hot.frame import Frame as Frame
 from tazza.hot.frame import Scope as Scope
 from tazza.hot.frame import current as current
@@ -23,6 +26,7 @@ from tazza.hot.frame import frame_of as frame_of
 from tazza.hot.frame import run_in as run_in
 from tazza.hot.frame import set_default as set_default
 from tazza.hot.frame import top as top
+from tazza.hot.gate import Gate as Gate
 from tazza.hot.hooks import Operation as Operation
 from tazza.hot.hooks import emit as emit
 from tazza.hot.hooks import listen as listen
@@ -37,6 +41,7 @@ from tazza.hot.process import after_fork as after_fork
 from tazza.hot.process import generation as generation
 from tazza.hot.process import process as process
 from tazza.hot.process import wake as wake
+from tazza.hot.queue import QueueCore as QueueCore
 
 COMPILED: bool = not (_pool.__file__ or "").endswith((".py", ".pyc"))
 """Whether the compiled form is in use."""

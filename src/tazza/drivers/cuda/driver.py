@@ -13,7 +13,7 @@ from tazza.drivers.cuda.loading import is_emulated, load, restore
 from tazza.drivers.cuda.moving import copy_boxes, copy_within, fill
 from tazza.drivers.cuda.primary import Primary
 from tazza.drivers.cuda.programs import code_of, find_kernel, launch, load_program
-from tazza.drivers.cuda.queues import NativeQueue, Recorded, integer_of
+from tazza.drivers.cuda.queues import NativeEvent, NativeQueue, integer_of
 from tazza.drivers.cuda.status import failure, invoke
 from tazza.errors import ArgumentError, BackendError, UnsupportedError
 from tazza.spi import Address, Box, Capabilities, CopyKind, DeviceInfo, Driver, Handle, KernelInfo, Level, MemoryInfo
@@ -122,7 +122,7 @@ class CudaDriver(Driver):
         )
 
     def poison(self, device: DeviceInfo) -> str | None:
-        return self._of(device).lost
+        return self._primaries[device.uuid].lost
 
     def trim(self, device: DeviceInfo) -> None:
         primary = self._of(device)
@@ -294,13 +294,13 @@ class CudaDriver(Driver):
         return NativeQueue(int(cast(Any, queue)))
 
     def queue_wait(self, device: DeviceInfo, queue: Handle, event: Handle) -> None:
-        self._of(device).call("cuStreamWaitEvent", queue, cast(Recorded, event).native, 0)
+        self._primaries[device.uuid].wait(queue, event)
 
     def event_record(self, device: DeviceInfo, queue: Handle, timing: bool) -> Handle:
-        return Recorded(self._of(device).record(queue, timing), timing)
+        return self._primaries[device.uuid].record(queue, timing)
 
     def event_query(self, device: DeviceInfo, event: Handle) -> bool:
-        return self._of(device).is_over(cast(Recorded, event).native)
+        return self._primaries[device.uuid].is_over(event)
 
     def event_synchronize(self, device: DeviceInfo, event: Handle, timeout: float) -> bool:
         # cuEventSynchronize has no timeout: looking with growing pauses is the wait that always ends.
@@ -316,13 +316,12 @@ class CudaDriver(Driver):
         return True
 
     def event_elapsed_ns(self, device: DeviceInfo, start: Handle, end: Handle) -> int:
-        first, last = cast(Recorded, start).native, cast(Recorded, end).native
-        milliseconds = float(self._of(device).call("cuEventElapsedTime", first, last))
+        milliseconds = float(self._of(device).call("cuEventElapsedTime", start, end))
         return max(0, round(milliseconds * 1e6))
 
     def event_destroy(self, device: DeviceInfo, event: Handle) -> None:
-        recorded = cast(Recorded, event)
-        self._of(device).give_event(recorded.native, recorded.timing)
+        recorded = cast(NativeEvent, event)
+        self._primaries[device.uuid].events[recorded.timing].append(recorded)  # as `Primary.give_event` does
 
     # Graphs --------------------------------------------------------------------------------------------------------
 

@@ -23,7 +23,10 @@ def copy_within(primary: Primary, stream: Any, dst: int, src: int, nbytes: int) 
     if dst == src:
         return
     if abs(dst - src) >= nbytes:
-        primary.call("cuMemcpyDtoDAsync", dst, src, nbytes, stream)
+        primary.check("cuMemcpyDtoDAsync")
+        failed = primary.calls.copy(dst, src, nbytes, stream)
+        if failed:
+            primary.refuse("cuMemcpyDtoDAsync", failed)
         return
     between = primary.call("cuMemAllocAsync", nbytes, stream, requested=nbytes)
     try:
@@ -68,7 +71,10 @@ def fill(primary: Primary, stream: Any, dst: int, pattern: bytes, nbytes: int) -
     """Repeat a pattern: by the driver's own fills where it has one for the width, else by copies of what is there."""
     width = len(pattern)
     if len(set(pattern)) == 1:
-        primary.call("cuMemsetD8Async", dst, pattern[0], nbytes, stream)
+        primary.check("cuMemsetD8Async")
+        failed = primary.calls.fill(dst, pattern[0], nbytes, stream)
+        if failed:
+            primary.refuse("cuMemsetD8Async", failed)
     elif width in _WIDTHS and dst % width == 0:  # they want aligned addresses
         value = int.from_bytes(pattern, "little")
         primary.call(_WIDTHS[width], dst, value, nbytes // width, stream)

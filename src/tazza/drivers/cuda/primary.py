@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, final
 
+from tazza.drivers.cuda._calls import Statuses, StreamCalls, stream_calls
+from tazza.drivers.cuda.queues import NativeEvent
 from tazza.drivers.cuda.status import NOT_READY, STICKY, failure, invoke
 from tazza.errors import BackendError, DeviceLostError
 from tazza.spi import DeviceInfo
@@ -27,15 +29,17 @@ class Primary:
     Attributes:
         info: the device as tazza describes it.
         lost: the first cause that ended it, or None.
+        events: kept for the next record, by whether they carry times; see `give_event`.
     """
 
     def __init__(self, api: Any, native: Any, info: DeviceInfo) -> None:
         self.api, self.native, self.info = api, native, info
         self.lost: str | None = None
         self._context: Any = None
+        self._calls: StreamCalls | None = None
         self._lock = threading.Lock()
         # By whether they carry times. Appending and popping are one step each: finalisers do both.
-        self._events: dict[bool, collections.deque[Any]] = {True: collections.deque(), False: collections.deque()}
+        self.events = {True: collections.deque[NativeEvent](), False: collections.deque[NativeEvent]()}
         self._peers: set[int] = set()
         self._refused: collections.deque[tuple[Any, ...]] = collections.deque()  # calls that are to be made again
         self._unfreed: collections.deque[tuple[Any, Any]] = collections.deque()  # memory, to be freed after an event
@@ -54,11 +58,11 @@ class Primary:
         # Where the caller's context is back its status is of work in the queue, and the next call meets it too.
         status = self.api.cuCtxPopCurrent()[0]
         if status:
-            self.failed("cuCtxPopCurrent", status)
-            self._pop_again(error)
+            self._pop_failed(status, error)
 
-    def _pop_again(self, error: BaseException | None) -> None:
+    def _pop_failed(self, status: Any, error: BaseException | None) -> None:
         """Look whether a pop that failed has left this context in the caller's place, and try once more."""
+        self.failed("cuCtxPopCurrent", status)
         status, current = self.api.cuCtxGetCurrent()
         if status or int(current) != int(self._context):
             return
@@ -111,6 +115,31 @@ class Primary:
             raise self.failed(name, answer[0], requested)
         return answer[1] if len(answer) == 2 else answer[1:]
 
+    @property
+    def calls(self) -> StreamCalls:
+        """The calls of every day; whoever makes one looks at `lost` first and gives what they answer to `refuse`."""
+        calls = self._calls
+        if calls is None:
+            calls = self._calls = stream_calls(self.api, self.context)
+        return calls
+
+    def refuse(self, name: str, statuses: Statuses, *, but: int = 0) -> None:
+        """Raise for what one of `calls` answered, unless the call's own status is `but`."""
+        pushed, status, popped = map(self._result, statuses)
+        if pushed:
+            raise self.failed("cuCtxPushCurrent", pushed)
+        error = self.failed(name, status) if status and int(status) != but else None
+        if popped:
+            self._pop_failed(popped, error)
+        if error is not None:
+            raise error
+
+    def _result(self, status: int) -> Any:
+        try:
+            return self.api.CUresult(status)
+        except ValueError:  # of a driver that is newer than the bindings
+            return status
+
     def check_whole(self, call: str) -> None:
         """Raise where the whole context is broken, as the cause of what another library's `call` failed with."""
         with self:
@@ -131,35 +160,46 @@ class Primary:
 
     # Events --------------------------------------------------------------------------------------------------------
 
-    def record(self, stream: Any, timing: bool) -> Any:
-        """Return a CUevent, used before or new, that is over when the stream is so far; times cost the device more."""
-        self.check("cuEventRecord")
+    def record(self, stream: Any, timing: bool) -> NativeEvent:
+        """Return an event, used before or new, that is over when the stream is so far; times cost the device more."""
+        if self.lost is not None:
+            self.check("cuEventRecord")
         try:
-            event = self._events[timing].pop()
+            event = self.events[timing].pop()
         except IndexError:  # all are in use
-            event = self.call("cuEventCreate", 0 if timing else _NO_TIMING)
+            event = NativeEvent(self.call("cuEventCreate", 0 if timing else _NO_TIMING), timing)
         try:
-            self.call("cuEventRecord", event, stream)
+            failed = (self._calls or self.calls).record(event, stream)
+            if failed:
+                self.refuse("cuEventRecord", failed)
         except BackendError:
-            self.give_event(event, timing)
+            self.give_event(event)
             raise
         return event
 
+    def wait(self, stream: Any, event: Any) -> None:
+        """Have what comes later in a stream wait for a recorded event."""
+        if self.lost is not None:
+            self.check("cuStreamWaitEvent")
+        failed = (self._calls or self.calls).wait(stream, event)
+        if failed:
+            self.refuse("cuStreamWaitEvent", failed)
+
     def is_over(self, event: Any) -> bool:
         """Whether a recorded event is over."""
-        self.check("cuEventQuery")
-        with self:
-            status = invoke(self.api, "cuEventQuery", event)[0]
-        if not status or int(status) == NOT_READY:
-            return not status
-        raise self.failed("cuEventQuery", status)
+        if self.lost is not None:
+            self.check("cuEventQuery")
+        answered = (self._calls or self.calls).query(event)
+        if answered:
+            self.refuse("cuEventQuery", answered, but=NOT_READY)
+        return not (answered and answered[1])
 
-    def give_event(self, event: Any, timing: bool) -> None:
+    def give_event(self, event: NativeEvent) -> None:
         """Keep an event for the next record: queues that wait for it wait for what was recorded when they were told to.
 
         https://docs.nvidia.com/cuda/cuda-driver-api/group__CUDA__EVENT.html
         """
-        self._events[timing].append(event)
+        self.events[event.timing].append(event)
 
     # What goes back ------------------------------------------------------------------------------------------------
 
@@ -197,7 +237,7 @@ class Primary:
                 if not over:
                     self._unfreed.append((event, address))
             if over:
-                self.give_event(event, timing=False)
+                self.give_event(event)
                 self.give_back("cuMemFree", address)
 
     def trim(self) -> None:
@@ -207,7 +247,7 @@ class Primary:
         with the first trim after that work.
         """
         self._free_later()
-        for kept in self._events.values():
+        for kept in self.events.values():
             for event in _taken(kept):
                 self.give_back("cuEventDestroy", event)
         for call, *args in _taken(self._refused):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from array import array
 from pathlib import Path
 from typing import Any
 
@@ -109,10 +108,7 @@ def launch(primary: Primary, queue: Any, function: Any, shape: tuple[int, ...], 
         attribute = primary.api.CUfunction_attribute(_MOST_SHARED)
         kernel = primary.api.CUkernel(int(function))
         primary.call("cuKernelSetAttribute", attribute, shared, kernel, primary.native)
-    # Not by ctypes, which takes twice as long to make the same.
-    values, pointers = array("B", b"".join(arguments)), array("Q")
-    at, _ = values.buffer_info()
-    for value in arguments:
-        pointers.append(at)
-        at += len(value)
-    primary.call("cuLaunchKernel", function, *shape, queue, pointers.buffer_info()[0] if arguments else 0, 0)
+    primary.check("cuLaunchKernel")
+    failed = primary.calls.launch(function, shape, queue, arguments)
+    if failed:
+        primary.refuse("cuLaunchKernel", failed)

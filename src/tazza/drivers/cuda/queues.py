@@ -6,7 +6,7 @@ from typing import Any, final
 
 from tazza.errors import ArgumentError
 
-__all__ = ["NativeQueue", "Recorded", "integer_of"]
+__all__ = ["NativeEvent", "NativeQueue", "integer_of"]
 
 
 @final
@@ -19,13 +19,15 @@ class NativeQueue(int):
 
 
 @final
-class Recorded:
-    """A recorded event; the driver's own is used again once this is given back."""
+class NativeEvent(int):
+    """A CUevent as an integer, which knows whether it carries a time; it is recorded again once it was given back."""
 
-    __slots__ = ("native", "timing")
+    timing: bool
 
-    def __init__(self, native: Any, timing: bool) -> None:
-        self.native, self.timing = native, timing
+    def __new__(cls, native: Any, timing: bool) -> NativeEvent:
+        event = super().__new__(cls, native)
+        event.timing = timing
+        return event
 
 
 def integer_of(native: object) -> int:
