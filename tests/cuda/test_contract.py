@@ -30,7 +30,8 @@ def named(one: World) -> str:
 
 WORLDS = [world(seed) for seed in SEEDS]
 
-OTHERWISE = {"inside_dnn", "inside_handles"}  # want the emulated libraries: test_libraries.py
+OTHERWISE = {"inside_dnn", "inside_handles", "inside_measure"}  # want the emulated libraries: test_libraries.py
+OTHERWISE |= {"inside_front_end", "inside_front_end_failures"}  # these too: test_front_end.py
 OTHERWISE |= {"inside_calls"}  # order nothing that could be late: test_calls.py
 INSIDE = sorted({path.stem for path in ROOT.glob("tests/cuda/inside_*.py")} - OTHERWISE)
 
