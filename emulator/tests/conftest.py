@@ -13,6 +13,32 @@ pytest_plugins = ["pytester"]
 TIMEOUT_S = 100
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
+Passes = Callable[..., str]
+
+LIBRARIES = f"""
+import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+import cuda_emulator
+emulator = cuda_emulator.start(devices=2, memory="64MiB", libraries=True, timeout_s=20, **SETTINGS)
+from libraries_program import *
+import threading
+dnn = library("libcudnn.so.9")
+draws = np.random.default_rng(1)
+def drawn(*shape): return draws.standard_normal(shape).astype("f4")
+"""
+
+CONVOLUTION = """
+device = Device()
+handle = handle_of(dnn, device.stream)
+def convolution(algorithm=2, **options):
+    groups = options.get("groups", 1)
+    one = Convolution(dnn, drawn(3, 4, 7, 6), drawn(6, 4 // groups, 3, 3), **options)
+    size = one.workspace(handle, algorithm)
+    scratch = device.allocate(size) if size else 0
+    y = device.allocate(4 * int(np.prod(one.shape)))
+    status = one.forward(handle, device.put(one.x), device.put(one.w), y, scratch, size, algorithm)
+    assert status == 0, last_error(dnn)
+    return one, y
+"""
 
 
 @pytest.fixture
@@ -30,6 +56,18 @@ def python(tmp_path: Path) -> Script:
             text=True,
             timeout=TIMEOUT_S,
         )
+
+    return run
+
+
+@pytest.fixture
+def passes(python: Script) -> Passes:
+    """Runs a script on the emulator with libraries; fails where it does."""
+
+    def run(script: str, **settings: object) -> str:
+        done = python(f"SETTINGS = {settings!r}\n{LIBRARIES}\n{script}")
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
 
     return run
 

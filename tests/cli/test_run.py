@@ -169,7 +169,12 @@ threading.Timer(0.05, gate.set).start()
 
 @pytest.mark.skipif(os.name != "posix", reason="needs signals")
 def test_an_interrupt_ends_the_program_and_is_reported(tmp_path: Path) -> None:
-    source = "import os, signal, threading\nos.kill(os.getpid(), signal.SIGINT)\nthreading.Event().wait(60)\n"
+    source = (
+        "import os, signal, threading\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+        "threading.Event().wait(60)\n"
+    )
     done = tazza_run(script(tmp_path, source))
     assert done.returncode == ExitCode.INTERRUPTED == 128 + signal.SIGINT
     assert "KeyboardInterrupt" in done.stderr
