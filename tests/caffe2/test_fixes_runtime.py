@@ -9,7 +9,6 @@ import inspect
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import FrozenInstanceError, fields
 from typing import Any
 
 import numpy as np
@@ -256,10 +255,10 @@ def test_fix_16_abilities_are_declared_by_the_device_and_kept() -> None:
     Here each device declares its abilities in one frozen value, two devices of a kind may differ between drivers, and
     what is not declared is refused by name.
     """
-    names = {field.name for field in fields(Capabilities)}
+    names = set(Capabilities._fields)
     for device in tz.devices():
         assert {name for name in names if hasattr(device.capabilities, name)} == names
-        with pytest.raises(FrozenInstanceError):
+        with pytest.raises(AttributeError):
             device.capabilities.queues = True  # type: ignore[misc]
     with simulate(1, without={"timing", "float64"}), tz.open("sim:0") as ctx:
         assert not ctx.device.capabilities.timing

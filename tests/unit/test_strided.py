@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -36,12 +35,15 @@ class BoxDriver(SimDriver):
     """Simulated devices that copy boxes, and whose launched functions may only enqueue."""
 
     def capabilities(self, device: DeviceInfo) -> Capabilities:
-        return replace(
-            super().capabilities(device),
-            level=Level.TRANSPORT,
-            host_functions=False,
-            boxes=True,
-            array_libraries=("buffers",),
+        return (
+            super()
+            .capabilities(device)
+            ._replace(
+                level=Level.TRANSPORT,
+                host_functions=False,
+                boxes=True,
+                array_libraries=("buffers",),
+            )
         )
 
     def copy_boxes(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from typing import final
 
 from tazza import config
@@ -36,7 +35,7 @@ class Device:
         self._driver, self._info = driver, info
         able = driver.capabilities(info)
         if not HOOKED:  # an uncompiled build cannot see what NumPy allocates
-            able = replace(able, array_allocations="outside")
+            able = able._replace(array_allocations="outside")
         self._capabilities = able
 
     def split(self, count: int) -> tuple[Device, ...]:

@@ -68,7 +68,7 @@ class Level(enum.Enum):
     DNN = "dnn"
 
 
-# Neither of the two has slots: making a second class for them is a hundredth of the package's import.
+# Without slots: making a second class for them is a hundredth of the package's import.
 @dataclass(frozen=True)
 class DeviceInfo:
     """Identity and properties of one device.
@@ -103,8 +103,7 @@ class DeviceInfo:
         return f"{self.backend}:{self.ordinal}" + (f"[{self.part}]" if self.part else "")
 
 
-@dataclass(frozen=True)
-class Capabilities:
+class Capabilities(NamedTuple):  # a dataclass of so many fields takes a twentieth of the package's import
     """What a device can do; the core and the contract battery read this and never probe.
 
     Attributes:

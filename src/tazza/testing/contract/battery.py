@@ -6,8 +6,8 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field, fields
-from typing import Any, cast, final
+from dataclasses import dataclass, field
+from typing import Any, cast, final, get_type_hints
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ TIMEOUT = 20.0
 """Seconds that any wait of the battery may take; much more than a working backend needs."""
 
 _LEVELS = tuple(Level)
-_ABILITIES = frozenset(one.name for one in fields(Capabilities) if one.type in (bool, "bool"))
+_ABILITIES = frozenset(name for name, kind in get_type_hints(Capabilities).items() if kind is bool)
 
 
 def needs(*declared: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -6,7 +6,6 @@ import itertools
 import mmap
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -40,7 +39,7 @@ def test_devices_are_described(target: Target) -> None:
 def test_abilities_fit_together(target: Target) -> None:
     declared = target.capabilities
     # What the build cannot see is outside, whatever the driver could have hooked.
-    assert declared == replace(target.driver.capabilities(target.info), array_allocations=declared.array_allocations)
+    assert declared == target.driver.capabilities(target.info)._replace(array_allocations=declared.array_allocations)
     assert declared.alignment > 0
     assert declared.alignment & (declared.alignment - 1) == 0
     assert declared.queues or declared.host_functions  # without queues the core runs everything in host threads
